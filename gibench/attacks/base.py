@@ -1,0 +1,27 @@
+"""The attack: from what the server sees to what it makes of it."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from gibench.needs import Needs
+from gibench.types import Observation, Reconstruction, ThreatModel
+
+
+class Attack(nn.Module, ABC):
+    """Reconstruct the private images of U updates from the observation, and from nothing else (rule R1).
+
+    A row of the result depends on that row of the observation alone: random numbers come from `observation.seeds`.
+    """
+
+    needs = Needs()
+    differentiates = False
+    """Whether the attack differentiates the simulated update, for which the victim must have second derivatives."""
+
+    @abstractmethod
+    def forward(self, observation: Observation) -> Reconstruction:
+        """Return one reconstruction for each update. Raises RefusalError when the victim cannot be served at all."""
+
+    def check(self, threat_model: ThreatModel) -> None:
+        """Raise ThreatModelError, before anything is computed, unless the threat model grants what the attack needs."""
+        self.needs.check(threat_model, type(self).__name__)

@@ -1,0 +1,38 @@
+"""Controls: the same attack without the update, and with somebody else's (rules R5 and R6)."""
+
+from gibench.attacks.base import Attack
+from gibench.attacks.gradient_matching import GradientMatching
+from gibench.errors import ConfigurationError
+from gibench.likelihoods import Flat
+from gibench.types import Observation, Reconstruction
+
+
+def prior_alone(attack: GradientMatching) -> GradientMatching:
+    """Return the attack with a flat likelihood: what it answers when the update says nothing."""
+    if not attack.priors:
+        raise ConfigurationError("the attack has no prior, so that there is nothing to show alone.")
+    return GradientMatching(
+        likelihood=Flat(),
+        priors=[*attack.priors],
+        search=attack.search,
+        labels=attack.labels,
+        pixels=attack.pixels,
+        restarts=attack.restarts,
+        memory_gib=attack.memory_gib,
+    )
+
+
+class WrongUpdate(Attack):
+    """Attack the update of the next client in the group; scored against one's own images, it shows the prior's share."""
+
+    def __init__(self, attack: Attack) -> None:
+        super().__init__()
+        self.attack = attack
+        self.needs = attack.needs
+        self.differentiates = attack.differentiates
+
+    def forward(self, observation: Observation) -> Reconstruction:
+        """See `Attack`."""
+        if observation.updates < 2:
+            raise ConfigurationError("the wrong-update control needs two updates or more; raise the number of updates.")
+        return self.attack(observation.select([*range(1, observation.updates), 0]))

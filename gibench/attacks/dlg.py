@@ -1,0 +1,27 @@
+"""DLG: Deep Leakage from Gradients (Zhu, Liu, Han, NeurIPS 2019)."""
+
+from gibench.attacks.gradient_matching import GradientMatching
+from gibench.likelihoods import Gaussian
+from gibench.search import LBFGS, Pixels
+
+
+def dlg(*, steps: int = 300, restarts: int = 1, memory_gib: float = 4.0) -> GradientMatching:
+    """Match the update in l2 over images and soft labels together, by L-BFGS from N(0, 1).
+
+    Defaults are the published code's: 300 calls of L-BFGS with rate 1, 20 iterations each, 100 pairs of history and no
+    line search; no box, no prior. It diverges often, and its success is bimodal. We differ in what a row answers: its
+    best iterate by its own objective, clamped to [0, 1], where the code takes the last.
+
+    Args:
+        steps: L-BFGS calls.
+        restarts: independent starts; the published code has one.
+        memory_gib: budget for the rows that are searched together.
+    """
+    return GradientMatching(
+        likelihood=Gaussian(),
+        search=LBFGS(steps=steps),
+        labels=None,
+        pixels=Pixels(start="normal", box=False),
+        restarts=restarts,
+        memory_gib=memory_gib,
+    )

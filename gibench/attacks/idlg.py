@@ -1,0 +1,28 @@
+"""iDLG: Improved Deep Leakage from Gradients (Zhao, Mopuri, Bilen 2020)."""
+
+from gibench.attacks.gradient_matching import GradientMatching
+from gibench.labels import IDLG
+from gibench.likelihoods import Gaussian
+from gibench.search import LBFGS, Pixels
+
+
+def idlg(*, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, memory_gib: float = 4.0) -> GradientMatching:
+    """Read the label off the last layer, then run DLG on the image alone. For B = 1.
+
+    Defaults are the published code's: DLG's L-BFGS, and a stop once the squared distance is below 1e-6, which it tests
+    every tenth call and we test at every call. As in `dlg`, a row answers with its best iterate.
+
+    Args:
+        steps: L-BFGS calls.
+        target: the distance at which a row stops; None goes on.
+        restarts: independent starts; the published code has one.
+        memory_gib: budget for the rows that are searched together.
+    """
+    return GradientMatching(
+        likelihood=Gaussian(),
+        search=LBFGS(steps=steps, target=target),
+        labels=IDLG(),
+        pixels=Pixels(start="normal", box=False),
+        restarts=restarts,
+        memory_gib=memory_gib,
+    )

@@ -1,0 +1,142 @@
+"""What happens around each group of updates: records go to disk, a bar moves, one optimization is filmed."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from gibench.progress import Step, watching
+from gibench.records import RunFolder
+from gibench.scoring import Scored
+from gibench.types import Batch
+
+FRAMES = 25
+
+
+class RecordWriter(Callback):
+    """Save the reconstructions of a group, then its records: what is recorded can be scored again (rule R19)."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write what `predict_step` returned, and log the group's means."""
+        write(self.folder, outputs)
+        scores = [record.psnr for record in outputs.records]
+        if trainer.logger:
+            name = f"{outputs.records[0].scenario}/{outputs.records[0].attack}/psnr"
+            trainer.logger.log_metrics({name: sum(scores) / len(scores)}, step=batch_idx)
+
+
+def write(folder: RunFolder, scored: Scored) -> None:
+    """Save the pictures of every update, then append its records."""
+    size = scored.images.shape[1]
+    for update, (images, private) in enumerate(zip(scored.images, scored.private, strict=True)):
+        record = scored.records[update * size]
+        tensors = {"images": images.float(), "private": private.float()}
+        folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
+    folder.records.append(scored.records)
+
+
+class ProgressBar(Callback):
+    """One bar for the inner iterations of the current group, with the median objective and the time left."""
+
+    def __init__(self, console: Console, title: str, groups: int) -> None:
+        self.title = title
+        self.groups = groups
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("objective {task.fields[objective]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.stack = ExitStack()
+        self.task: TaskID | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        self.stack.enter_context(self.progress)
+        self.stack.enter_context(watching(self.watch))
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin the bar of the next group."""
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        text = f"{self.title}, group {batch_idx + 1} of {self.groups}"
+        self.task = self.progress.add_task(text, total=None, objective="-")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear the bar."""
+        self.stack.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Clear the bar, so that the error's line stands alone."""
+        self.stack.close()
+
+    def watch(self, step: Step) -> None:
+        """Move the bar; the objective is read a hundred times at most, because reading it waits for the device."""
+        if self.task is None or (step.done % max(1, step.total // 100) and step.done != step.total):
+            return
+        objective = f"{step.objective.nanmedian().item():.3g}"
+        self.progress.update(self.task, completed=step.done, total=step.total, objective=objective)
+
+
+class Animation(Callback):
+    """Film the first update of the first group: about 25 frames of its first image, for the report."""
+
+    def __init__(self, folder: RunFolder, scenario: str, attack: str) -> None:
+        self.folder = folder
+        self.names = (scenario, attack)
+        self.frames: list[Tensor] = []
+        self.steps: list[int] = []
+        self.objective: list[float] = []
+        self.done = False
+        self.stack = ExitStack()
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch the first group."""
+        if batch_idx == 0:
+            self.stack.enter_context(watching(self.watch))
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Save the film."""
+        self.stack.close()
+        if batch_idx or not self.frames:
+            return
+        tensors = {
+            "frames": torch.stack(self.frames),
+            "steps": torch.tensor(self.steps),
+            "objective": torch.tensor(self.objective),
+            "private": batch.images[0, 0].float(),
+        }
+        self.folder.save_tensors(tensors, "animation", *self.names)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop watching."""
+        self.stack.close()
+
+    def watch(self, step: Step) -> None:
+        """Keep a frame where the search is a 25th further; only the first search is filmed."""
+        due = step.done == 1 or step.done % max(1, step.total // FRAMES) == 0
+        if not self.done and due:
+            with torch.no_grad():
+                self.frames.append(step.images()[0, 0].clamp(0, 1).nan_to_num().float().cpu())
+            self.steps.append(step.done)
+            self.objective.append(float(step.objective[0].nan_to_num()))
+        self.done |= step.done == step.total

@@ -1,0 +1,76 @@
+"""The command line: `gibench quickstart`, `run`, `fit` and `doctor`. Heavy imports wait until a command is chosen."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gibench import __version__
+from gibench.errors import GibenchError
+
+DESCRIPTION = "How much of the private images leaks from a federated-learning update?"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, or 1 after one line that says what went wrong and what to do."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, overrides = _parser().parse_known_args(arguments)
+    if overrides and options.command not in ("run", "fit"):
+        _parser().error(f"unknown option {overrides[0]!r}; see `gibench {options.command} --help`")
+    from gibench import commands
+
+    options.line = " ".join(["gibench", *arguments])
+    options.overrides = overrides
+    try:
+        status: int = getattr(commands, options.command)(options)
+    except GibenchError as error:
+        if options.debug:
+            raise
+        print(f"gibench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gibench: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gibench", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"gibench {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--out", type=Path, metavar="DIR", help="the run folder; an unfinished run in it is continued")
+    running.add_argument("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps")
+    running.add_argument("--precision", default="32-true", help="Lightning's: 32-true, 64-true, bf16-mixed")
+
+    quick = commands.add_parser("quickstart", parents=[common, running], help="attack embedded photographs, two minutes")
+    quick.set_defaults(config="quickstart", size="small", limit=None, print_config=False, logger="csv")
+
+    run = commands.add_parser(
+        "run",
+        parents=[common, running],
+        help="run a suite, or one attack on one scenario",
+        epilog="Other options lay single settings over the configuration: --attack.steps 300, --data.updates 10, "
+        "--client.victim gibench.victims.mlp, --attack gibench.attacks.dlg.",
+    )
+    run.add_argument("config", metavar="CONFIG", help="a YAML file, or a shipped one such as suites/first.yaml")
+    run.add_argument("--size", default="small", help="of a suite: small (two CPU cores) or full (a GPU)")
+    run.add_argument("--limit", type=int, metavar="N", help="attack at most N updates in each cell")
+    run.add_argument("--logger", default="csv", help="csv (default), wandb, or wandb-offline")
+    run.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
+
+    fit = commands.add_parser("fit", parents=[common], help="train a victim and keep its checkpoints")
+    fit.add_argument("config", metavar="CONFIG", help="a YAML file, or a shipped one such as victims/lenet_cifar10.yaml")
+    fit.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
+
+    doctor = commands.add_parser("doctor", parents=[common], help="what this machine has, and whether a model can be attacked")
+    doctor.add_argument("--model", metavar="PATH", help="dotted path, e.g. torchvision.models.resnet18")
+    doctor.add_argument("--image-size", type=int, default=64, metavar="PX", help="of the images the model is tried with")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

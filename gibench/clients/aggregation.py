@@ -1,0 +1,45 @@
+"""Secure aggregation: the server sees only the exact mean of several clients' updates (Bonawitz et al. 2017)."""
+
+from functools import partial
+
+from torch import Tensor
+
+from gibench.clients.base import Client
+from gibench.errors import ConfigurationError, ShapeError
+from gibench.types import Simulate, Update
+
+
+class SecureAggregation(Client):
+    """Average the updates of `clients` clients that all do what `client` does.
+
+    The private batch of B images is cut into `clients` equal parts in order, one for each client; attacker and scorer
+    see one update with B images behind it.
+
+    Args:
+        client: what each of them does; its victim, threat model and seed are kept.
+        clients: how many are averaged.
+
+    Raises:
+        ShapeError: when B is not a multiple of `clients`.
+    """
+
+    def __init__(self, client: Client, *, clients: int) -> None:
+        if clients < 1:
+            raise ConfigurationError(f"clients is {clients}; aggregate at least 1.")
+        super().__init__(client.victim, update=client.threat_model.update, threat_model=client.threat_model, seed=client.seed)
+        self.client = client
+        self.clients = clients
+
+    def simulate(self, images: Tensor, labels: Tensor) -> Update:
+        """The mean of the clients' updates; see `Client.simulate`."""
+        return self._mean(self.client.simulate, images, labels)
+
+    def attacker_simulate(self) -> Simulate:
+        """The mean of what the attacker can simulate of each client."""
+        return partial(self._mean, self.client.attacker_simulate())
+
+    def _mean(self, simulate: Simulate, images: Tensor, labels: Tensor) -> Update:
+        if images.shape[1] % self.clients:
+            raise ShapeError(f"{images.shape[1]} images do not divide among {self.clients} clients; change batch_size.")
+        parts = [part.unflatten(1, (self.clients, -1)).flatten(0, 1) for part in (images, labels)]
+        return {name: part.unflatten(0, (-1, self.clients)).mean(1) for name, part in simulate(*parts).items()}

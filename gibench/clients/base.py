@@ -1,0 +1,122 @@
+"""The client: turns private images into the observation that the server, and so the attack, gets."""
+
+from abc import ABC, abstractmethod
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gibench.clients.batch_norm import batch_statistics, has_batch_norm, use_batch_statistics
+from gibench.clients.memory import bytes_per_update
+from gibench.errors import ShapeError, ThreatModelError
+from gibench.seeding import attacker_seed
+from gibench.types import Batch, Observation, Simulate, ThreatModel, Update, check_images
+from gibench.victims import Victim
+
+
+class Client(nn.Module, ABC):
+    """What a federated client does with U private batches at once; a kind of client is its `simulate`.
+
+    The client works on a copy of the victim, in evaluation mode (dropout is off), and owns the BatchNorm regime.
+
+    Args:
+        victim: the global model that the server sent.
+        threat_model: what the attacker is given. None grants the published default (labels and batch size known, honest
+            server) and reads the victim's stage off the victim; it is refused for a victim with BatchNorm, whose regime
+            must be stated.
+        seed: the random numbers of attacker and client are derived from it and the update's id.
+
+    Raises:
+        ThreatModelError: when the threat model contradicts the victim or the kind of client.
+    """
+
+    def __init__(self, victim: Victim, *, update: str, threat_model: ThreatModel | None, seed: int) -> None:
+        super().__init__()
+        self.threat_model = threat_model or default_threat_model(victim, update)
+        check_threat_model(self.threat_model, victim, update)
+        self.victim = deepcopy(victim).eval().requires_grad_(False)
+        if self.threat_model.batch_norm in ("private", "shared"):
+            use_batch_statistics(self.victim)
+        self.seed = seed
+        self._bytes: dict[int, int] = {}
+
+    @abstractmethod
+    def simulate(self, images: Tensor, labels: Tensor) -> Update:
+        """Return the updates that `images` and `labels` cause; differentiable in images and in soft labels.
+
+        Args:
+            images: (U, B, C, H, W) in [0, 1].
+            labels: (U, B), int64, or class probabilities (U, B, K).
+
+        Returns:
+            Per parameter (U, *shape), as a gradient: what the server subtracts from its weights, up to the rate.
+        """
+
+    def attacker_simulate(self) -> Simulate:
+        """Return the simulation that the threat model hands to the attacker."""
+        return self.simulate
+
+    def forward(self, batch: Batch) -> Observation:
+        """Compute the updates of `batch` and hand over what the threat model grants; no private image leaves."""
+        self._check(batch)
+        self.victim.eval()
+        with torch.no_grad():
+            update = self.simulate(batch.images, batch.labels)
+        known, classes, size = self.threat_model, self.victim.num_classes, batch.images.shape[1]
+        counts = F.one_hot(batch.labels, classes).sum(1)
+        return Observation(
+            update=update,
+            simulate=self.attacker_simulate(),
+            victim=self.victim,
+            threat_model=known,
+            image_shape=self.victim.image_shape,
+            num_classes=classes,
+            batch_size=size if known.batch_size == "known" else None,
+            labels=batch.labels.clone() if known.labels == "ordered" else None,
+            label_counts={"none": None, "set": counts.clamp(max=1)}.get(known.labels, counts),
+            batch_statistics=batch_statistics(self.victim, batch.images) if known.batch_norm == "shared" else None,
+            seeds=tuple(attacker_seed(self.seed, update_id) for update_id in batch.update_ids),
+            bytes_per_update=self._memory(size),
+        )
+
+    def _memory(self, size: int) -> int:
+        if size not in self._bytes:
+            self._bytes[size] = bytes_per_update(self.victim, size)
+        return self._bytes[size]
+
+    def _check(self, batch: Batch) -> None:
+        check_images(batch.images)
+        if tuple(batch.images.shape[2:]) != self.victim.image_shape:
+            raise ShapeError(
+                f"the victim takes images of shape {self.victim.image_shape}, the data has {tuple(batch.images.shape[2:])}; "
+                "set the victim's image_shape, or choose other data."
+            )
+        low, high = int(batch.labels.min()), int(batch.labels.max())
+        if low < 0 or high >= self.victim.num_classes:
+            raise ShapeError(
+                f"labels span {low} to {high}, the victim has {self.victim.num_classes} classes; set its num_classes."
+            )
+
+
+def default_threat_model(victim: Victim, update: str) -> ThreatModel:
+    """The published default, with the victim's stage read off the victim."""
+    if has_batch_norm(victim):
+        raise ThreatModelError(
+            f"{victim.architecture} has BatchNorm layers, whose regime decides what leaks; "
+            "pass threat_model=ThreatModel(batch_norm='eval' or 'private' or 'shared', ...)."
+        )
+    return ThreatModel.model_validate({"victim": victim.stage, "batch_norm": "absent", "update": update})
+
+
+def check_threat_model(threat_model: ThreatModel, victim: Victim, update: str) -> None:
+    """Raise ThreatModelError where the threat model contradicts what victim and client are."""
+    if threat_model.update != update:
+        raise ThreatModelError(f"this client sends {update!r}; set threat_model.update to {update!r}.")
+    if threat_model.victim != victim.stage:
+        raise ThreatModelError(f"the victim's stage is {victim.stage!r}; set threat_model.victim to {victim.stage!r}.")
+    if has_batch_norm(victim) == (threat_model.batch_norm == "absent"):
+        fitting = "'eval', 'private' or 'shared'" if has_batch_norm(victim) else "'absent'"
+        raise ThreatModelError(f"for {victim.architecture} set threat_model.batch_norm to {fitting}.")
+    if threat_model.defense != "none":
+        raise ThreatModelError("this client has no defense; set threat_model.defense to 'none'.")

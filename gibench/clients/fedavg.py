@@ -1,0 +1,71 @@
+"""FedAvg: several local SGD steps, then the difference of the weights (McMahan et al. 2017)."""
+
+from torch import Tensor
+
+from gibench.clients.base import Client
+from gibench.clients.per_update import batch_gradient, for_each_update
+from gibench.errors import ConfigurationError, ShapeError
+from gibench.types import Simulate, ThreatModel, Update
+from gibench.victims import Victim
+
+
+class FedAvg(Client):
+    """Send the server's weights minus the weights after local SGD: theta_0 - theta_S, which points along the gradient.
+
+    Step s trains on the images s*b ... s*b+b-1 of the private batch, modulo B, in order. With b = B, one step and rate 1
+    this is FedSGD. Where the threat model hides the local steps, the attacker simulates one gradient of the
+    whole batch, which has about the direction of the update but not its length.
+
+    Args:
+        victim, threat_model, seed: as in `Client`.
+        steps: number S of local steps.
+        local_batch_size: b; None takes the whole private batch in each step.
+        rate: local learning rate.
+
+    Raises:
+        ShapeError: when the private batch is not a multiple of `local_batch_size`.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        *,
+        steps: int,
+        local_batch_size: int | None = None,
+        rate: float = 0.01,
+        threat_model: ThreatModel | None = None,
+        seed: int = 0,
+    ) -> None:
+        if steps < 1 or rate <= 0 or (local_batch_size is not None and local_batch_size < 1):
+            raise ConfigurationError("FedAvg needs steps >= 1, rate > 0 and local_batch_size >= 1.")
+        super().__init__(victim, update="fedavg", threat_model=threat_model, seed=seed)
+        self.steps = steps
+        self.local_batch_size = local_batch_size
+        self.rate = rate
+
+    def simulate(self, images: Tensor, labels: Tensor) -> Update:
+        """The weight differences of U clients; see `Client.simulate`."""
+        total = images.shape[1]
+        size = self.local_batch_size or total
+        if total % size:
+            raise ShapeError(f"a private batch of {total} does not divide into local batches of {size}; change one of them.")
+        server = dict(self.victim.named_parameters())
+        gradient = batch_gradient(self.victim)
+
+        def local_training(images: Tensor, labels: Tensor) -> Update:
+            weights = server
+            for step in range(self.steps):
+                start = step * size % total
+                update = gradient(weights, images[start : start + size], labels[start : start + size])
+                weights = {name: weight - self.rate * update[name] for name, weight in weights.items()}
+            return {name: server[name] - weight for name, weight in weights.items()}
+
+        return for_each_update(local_training, images, labels)
+
+    def attacker_simulate(self) -> Simulate:
+        """The client's own steps where they are known, one scaled gradient where they are not."""
+        return self.simulate if self.threat_model.local_steps == "known" else self._one_gradient
+
+    def _one_gradient(self, images: Tensor, labels: Tensor) -> Update:
+        server, gradient = dict(self.victim.named_parameters()), batch_gradient(self.victim)
+        return for_each_update(lambda image, label: gradient(server, image, label), images, labels)

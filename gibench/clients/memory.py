@@ -1,0 +1,36 @@
+"""How much memory one update costs, so that attacks can keep to a stated budget."""
+
+import torch
+from torch import Tensor, nn
+
+from gibench.victims import Victim
+
+# Tensors of the size of the parameters, and of the activations, alive at the peak of a simulated update and its
+# derivative. Chosen above what the peak of resident memory shows for LeNet, the MLP and ResNet-18.
+PARAMETER_COPIES = 8
+ACTIVATION_COPIES = 16
+
+
+def bytes_per_update(victim: Victim, batch_size: int) -> int:
+    """Estimate the peak memory of simulating one update of `batch_size` images and differentiating it."""
+    parameters = sum(parameter.numel() for parameter in victim.parameters())
+    activations = activations_per_image(victim) * batch_size
+    return victim.mean.element_size() * (PARAMETER_COPIES * parameters + ACTIVATION_COPIES * activations)
+
+
+def activations_per_image(victim: Victim) -> int:
+    """Count the numbers that the victim's leaf modules put out for one image."""
+    sizes: list[int] = []
+
+    def count(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append(output.numel())
+
+    leaves = [module for module in victim.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves]
+    try:
+        with torch.no_grad():
+            victim(victim.mean.new_full((2, *victim.image_shape), 0.5))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(sizes) // 2

@@ -1,0 +1,92 @@
+"""The commands behind the command line; this module may import everything."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.loggers import Logger, WandbLogger
+from rich.console import Console
+
+from gibench import diagnostics
+from gibench.configuration import attack_name, cells, find, load
+from gibench.errors import ConfigurationError
+from gibench.plan import parse, plan
+from gibench.run import Run
+from gibench.victims.training import fit_victim
+
+CONSOLE = Console(highlight=False)
+
+
+def quickstart(options: argparse.Namespace) -> int:
+    """Attack the embedded photographs."""
+    return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a suite or a single configuration."""
+    path = find(options.config)
+    if options.limit is not None and options.limit < 1:
+        raise ConfigurationError(f"--limit is {options.limit}; attack at least 1 update.")
+    tree = load(path)
+    name = str(tree.get("name", path.stem))
+    found = cells(tree, name=name, size=options.size)
+    if "cells" in tree and _replaces_attack(options.overrides):
+        raise ConfigurationError("a suite names its attacks; edit it, or run a configuration of one attack.")
+    if "cells" not in tree and _replaces_attack(options.overrides):
+        found[0].attack = attack_name(parse(found[0], options.overrides).attack)
+    if options.print_config:
+        resolved = {f"{cell.scenario} x {cell.attack}": parse(cell, options.overrides).as_dict() for cell in found}
+        CONSOLE.print(yaml.safe_dump(resolved, sort_keys=False), soft_wrap=True, end="", markup=False)
+        return 0
+    out = options.out or Path("runs") / (f"{name}-{options.size}" if "sizes" in tree else name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        Run(
+            name=name,
+            size=options.size,
+            command=options.line,
+            jobs=plan(found, options.overrides, options.limit),
+            out=out,
+            accelerator=options.accelerator,
+            precision=options.precision,
+            logger=_logger(options.logger, name, out),
+            console=CONSOLE,
+        )()
+    return 0
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Train a victim."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(fit_victim)
+    try:
+        namespace = parser.parse_object(load(find(options.config)))
+        namespace = parser.parse_args(options.overrides, namespace=namespace)
+    except ArgumentError as error:
+        raise ConfigurationError(" ".join(str(error).split())) from error
+    if options.print_config:
+        CONSOLE.print(yaml.safe_dump(namespace.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False)
+        return 0
+    for checkpoint in fit_victim(**parser.instantiate(namespace)):
+        CONSOLE.print(checkpoint, soft_wrap=True)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look at the machine and, where one is given, at a model."""
+    return diagnostics.doctor(options.model, image_size=options.image_size)
+
+
+def _replaces_attack(overrides: list[str]) -> bool:
+    return any(word == "--attack" or word.startswith("--attack=") for word in overrides)
+
+
+def _logger(name: str, project: str, out: Path) -> Logger | None:
+    """None stands for CSV files in the run folder."""
+    if name == "csv":
+        return None
+    if name in ("wandb", "wandb-offline"):
+        return WandbLogger(project="gibench", name=project, save_dir=out, offline=name == "wandb-offline")
+    raise ConfigurationError(f"--logger is {name!r}; choose csv, wandb or wandb-offline.")

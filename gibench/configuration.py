@@ -1,0 +1,164 @@
+"""Configurations: YAML files of scenarios and attacks, resolved to one plain dictionary for each cell of a suite.
+
+A suite names scenarios (data and client) and attacks, and lists which meet in `cells`; a cell may change single settings
+of its attacks. A part may say `extends: FILE` (relative to the file that says so) and then change single keys;
+`${name}` takes the value that the chosen size gives to `name`. Everything else is `class_path` and `init_args`, as jsonargparse reads them.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gibench.errors import ConfigurationError
+
+Tree = dict[str, Any]
+SIZES = ("small", "full")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def find(name: str) -> Path:
+    """Return the file `name`, or the shipped configuration of that name."""
+    shipped = Path(__file__).with_name("configs")  # in a wheel
+    if not shipped.is_dir():
+        shipped = Path(__file__).parents[1] / "configs"  # in a checkout
+    for candidate in (Path(name), shipped / name, shipped / name.removeprefix("configs/"), shipped / "suites" / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise ConfigurationError(f"there is no configuration {name!r}; give a file, or a shipped one such as suites/first.yaml.")
+
+
+def load(path: Path) -> Tree:
+    """Read a YAML file and resolve every `extends` in it.
+
+    Raises:
+        ConfigurationError: not YAML, not a mapping, or a file that extends itself.
+    """
+    return _load(path.resolve(), ())
+
+
+def _load(path: Path, parents: tuple[Path, ...]) -> Tree:
+    if path in parents:
+        raise ConfigurationError(f"{path.name} extends itself; break the circle.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; check the path after `extends`.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}; repair it.") from error
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{path.name} holds no mapping; see the shipped configurations for the form.")
+    resolved = _resolve(tree, path, (*parents, path))
+    if not isinstance(resolved, dict):
+        raise ConfigurationError(f"{path.name} holds no mapping; see the shipped configurations for the form.")
+    return resolved
+
+
+def _resolve(node: Any, path: Path, parents: tuple[Path, ...]) -> Any:  # noqa: ANN401 - any YAML node
+    if isinstance(node, list):
+        return [_resolve(item, path, parents) for item in node]
+    if not isinstance(node, dict):
+        return node
+    resolved = {key: _resolve(value, path, parents) for key, value in node.items() if key != "extends"}
+    if "extends" in node:
+        base = _load((path.parent / str(node["extends"])).resolve(), parents)
+        return merge(base, resolved)
+    return resolved
+
+
+def merge(base: Tree, changes: Tree) -> Tree:
+    """Return `base` with `changes` laid over it, key by key; a change of class_path drops the old init_args."""
+    merged = copy.deepcopy(base)
+    if changes.get("class_path", base.get("class_path")) != base.get("class_path"):
+        merged.pop("init_args", None)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def substitute(node: Any, values: Tree) -> Any:  # noqa: ANN401 - any YAML node
+    """Replace `${name}` by `values[name]` everywhere; a string that is nothing else keeps the value's type."""
+    if isinstance(node, dict):
+        return {key: substitute(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [substitute(item, values) for item in node]
+    if not isinstance(node, str):
+        return node
+    names = _VARIABLE.findall(node)
+    if unknown := [name for name in names if name not in values]:
+        raise ConfigurationError(f"the size does not define {unknown[0]!r}; add it under `sizes`.")
+    if names and _VARIABLE.fullmatch(node):
+        return values[names[0]]
+    return _VARIABLE.sub(lambda found: str(values[found.group(1)]), node)
+
+
+class Cell(dict[str, Any]):
+    """One attack on one scenario: a dictionary of data, client and attack, with the names it is filed under."""
+
+    def __init__(self, scenario: str, attack: str, parts: Tree, *, wrong_update: bool = False) -> None:
+        super().__init__(parts)
+        self.scenario = scenario
+        self.attack = attack
+        self.wrong_update = wrong_update
+
+
+def cells(tree: Tree, *, name: str, size: str) -> list[Cell]:
+    """Return the cells of a suite, or the one cell of a plain run configuration (data, client, attack).
+
+    Raises:
+        ConfigurationError: naming the key that is unknown, missing or of the wrong kind.
+    """
+    if "cells" not in tree:
+        require(tree, name, needed={"data", "client", "attack"}, allowed={"name"})
+        parts = {key: tree[key] for key in ("data", "client", "attack")}
+        return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
+    require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed={"name", "sizes", "description"})
+    sizes = tree.get("sizes", {size: {}})
+    if size not in sizes:
+        raise ConfigurationError(f"{name} has no size {size!r}; choose one of {', '.join(sizes)}.")
+    tree = substitute({key: value for key, value in tree.items() if key != "sizes"}, sizes[size])
+    found: list[Cell] = []
+    for row in tree["cells"]:
+        require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
+        scenario = _named(tree["scenarios"], row["scenario"], "scenario")
+        require(scenario, f"{name}: {row['scenario']}", needed={"data", "client"}, allowed=set())
+        changes = row["attacks"] if isinstance(row["attacks"], dict) else dict.fromkeys(row["attacks"], {})
+        for attack, change in changes.items():
+            parts = {
+                "data": merge(scenario["data"], row.get("data", {})),
+                "client": copy.deepcopy(scenario["client"]),
+                "attack": merge(_named(tree["attacks"], attack, "attack"), change or {}),
+            }
+            found.append(Cell(row["scenario"], attack, parts, wrong_update=attack in row.get("wrong_update", ())))
+    keys = [(cell.scenario, cell.attack) for cell in found]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ConfigurationError(f"{name} lists {' x '.join(twice[0])} twice; give one of them another name.")
+    return found
+
+
+def attack_name(part: Any) -> str:  # noqa: ANN401 - any YAML node
+    """The name of an attack that a configuration does not name: the last part of its class path."""
+    path = part.get("class_path", "attack") if isinstance(part, dict) else str(part)
+    return str(path).rpartition(".")[2]
+
+
+def require(tree: Any, where: str, *, needed: set[str], allowed: set[str]) -> None:  # noqa: ANN401 - any YAML node
+    """Raise ConfigurationError unless `tree` is a mapping with all `needed` keys and none but those and `allowed`."""
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{where} must be a mapping with the keys {', '.join(sorted(needed))}.")
+    if missing := needed - set(tree):
+        raise ConfigurationError(f"{where} lacks {', '.join(sorted(missing))}; add it.")
+    if unknown := set(tree) - needed - allowed:
+        choices = ", ".join(sorted(needed | allowed))
+        raise ConfigurationError(f"{where} has the unknown key {sorted(unknown)[0]!r}; known are {choices}.")
+
+
+def _named(parts: Any, name: str, kind: str) -> Tree:  # noqa: ANN401 - any YAML node
+    if not isinstance(parts, dict) or not isinstance(parts.get(name), dict):
+        known = ", ".join(parts) if isinstance(parts, dict) else "none"
+        raise ConfigurationError(f"there is no {kind} {name!r}; defined are {known}.")
+    part: Tree = parts[name]
+    return part

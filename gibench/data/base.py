@@ -1,0 +1,183 @@
+"""The interface of all data sets: private batches to attack, and the three splits behind them."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection as Names
+from functools import cached_property
+from typing import Any, Literal, TypedDict, get_args
+
+from lightning import LightningDataModule
+from torch import from_numpy
+from torch.utils.data import DataLoader
+
+from gibench.data.collection import Collection
+from gibench.data.groups import Groups, grouped, to_pixels, update_id
+from gibench.data.samplers import SamplerName, check_k, draw
+from gibench.data.splits import SPLIT_NAMES, Split, SplitName, ids_hash, shuffled
+from gibench.errors import ConfigurationError
+from gibench.types import Batch
+
+
+class Sampling(TypedDict, total=False):
+    """The arguments of ImageDataModule, for the constructors of its subclasses."""
+
+    batch_size: int
+    updates: int
+    together: int
+    sampler: SamplerName
+    k: int | None
+    seed: int
+    split_for_attack: Literal["tune", "score"]
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Private batches of a data set, in fixed groups; a subclass says where the images come from.
+
+    `predict_dataloader` yields a Batch of U updates of B images each. Which images form an update depends on the seed,
+    the labels and the image ids; each image is used at most once, and a longer run extends a shorter one.
+
+    Args:
+        batch_size: B, private images per update.
+        updates: how many private batches are attacked.
+        together: U, updates per group. The last group takes one more rather than leave a group of one: the
+            wrong-update control needs a partner.
+        sampler: labels within a batch: "natural" (random), "distinct", "k_per_class" (k images from each of B / k
+            classes) or "one_class".
+        k: for the sampler "k_per_class", and for no other.
+        seed: of the order in which images are used; the splits do not depend on it.
+        split_for_attack: "score", or "tune" to choose hyper-parameters.
+
+    Attributes:
+        name: of the data set, the first part of its image ids.
+
+    Raises:
+        ConfigurationError: for arguments that do not fit together, or when the split lasts for fewer updates.
+        DataNotFoundError, ImageRangeError, NonFiniteError, ShapeError: on first use, when the images are read.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 1,
+        updates: int = 64,
+        together: int = 32,
+        sampler: SamplerName = "natural",
+        k: int | None = None,
+        seed: int = 0,
+        split_for_attack: Literal["tune", "score"] = "score",
+    ) -> None:
+        super().__init__()
+        least = {"batch_size": 1, "updates": 1, "together": 2}
+        for argument, value in {"batch_size": batch_size, "updates": updates, "together": together}.items():
+            if value < least[argument]:
+                raise ConfigurationError(f"{argument} is {value}; set it to {least[argument]} or more.")
+        if sampler not in get_args(SamplerName):
+            raise ConfigurationError(f"sampler is {sampler!r}; choose one of {', '.join(get_args(SamplerName))}.")
+        if sampler == "k_per_class":
+            check_k(k, batch_size)
+        elif k is not None:
+            raise ConfigurationError(f"k is {k} but sampler {sampler!r} has no k; use 'k_per_class' or leave k out.")
+        if split_for_attack not in ("tune", "score"):
+            raise ConfigurationError(f"split_for_attack is {split_for_attack!r}; choose 'tune' or 'score'.")
+        self.batch_size, self.updates, self.together = batch_size, updates, together
+        self.sampler: SamplerName = sampler
+        self.k, self.seed = k, seed
+        self.split_for_attack: SplitName = split_for_attack
+        self._finished: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def collect(self) -> Collection:
+        """Find the data set, or download it where that was asked for; called once."""
+
+    @cached_property
+    def _collection(self) -> Collection:
+        return self.collect()
+
+    @cached_property
+    def _batches(self) -> list[list[int]]:
+        """Per update, the positions of its images in the attacked pool."""
+        pool = self._collection.pools[self.split_for_attack]
+        order = shuffled(pool.ids, "order", self.seed)
+        labels = pool.labels[order].tolist()
+        drawn = draw(labels, sampler=self.sampler, batch_size=self.batch_size, updates=self.updates, k=self.k)
+        return [[order[place] for place in places] for places in drawn]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self._collection.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return self._collection.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The K names, or None where they are unknown."""
+        return self._collection.class_names
+
+    def split(self, name: SplitName) -> Split:
+        """Return a copy of the images of one split (CIFAR-10's prior: 614 MB)."""
+        if name not in SPLIT_NAMES:
+            raise ConfigurationError(f"there is no split {name!r}; choose one of {', '.join(SPLIT_NAMES)}.")
+        pool = self._collection.pools[name]
+        return Split(to_pixels(pool.images), from_numpy(pool.labels.copy()), pool.ids)
+
+    def split_hashes(self) -> dict[str, str]:
+        """Return per split the SHA-256 of its sorted image ids (rule R3)."""
+        return {name: ids_hash(self._collection.pools[name].ids) for name in SPLIT_NAMES}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest says of the data: equal descriptions mean equal private batches.
+
+        `content_sha256` covers all labels and the pixels of the score split. Where the files lie and how many updates
+        are attacked together is left out, because no result depends on it.
+        """
+        pools = self._collection.pools
+        content = hashlib.sha256()
+        for name in SPLIT_NAMES:
+            content.update(pools[name].labels.tobytes())
+        content.update(f"{pools['score'].images.shape} {pools['score'].images.dtype}".encode())
+        content.update(pools["score"].images.tobytes())
+        return {
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "content_sha256": content.hexdigest(),
+            "split_hashes": self.split_hashes(),
+            "split_sizes": {name: len(pools[name].ids) for name in SPLIT_NAMES},
+            "split": self.split_for_attack,
+            "sampler": self.sampler,
+            "k": self.k,
+            "batch_size": self.batch_size,
+            "updates": self.updates,
+            "seed": self.seed,
+        }
+
+    def prepare_data(self) -> None:
+        """Find or download the data set; Lightning calls this in one process."""
+        _ = self._collection
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+        """Draw the private batches; Lightning calls this in every process."""
+        _ = self._batches
+
+    def skip(self, update_ids: Names[str]) -> None:
+        """Leave out the groups whose updates are all in `update_ids`.
+
+        A group with an unfinished update comes back whole, so that a resumed run computes what an unbroken one does.
+        """
+        self._finished = frozenset(update_ids)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the groups that are not finished, one Batch each, in a fixed order."""
+        pool = self._collection.pools[self.split_for_attack]
+        groups = [[self._batches[row] for row in rows] for rows in grouped(self.updates, self.together)]
+        return DataLoader(Groups(pool, [group for group in groups if not self._is_finished(group)]), batch_size=None)
+
+    def _is_finished(self, group: list[list[int]]) -> bool:
+        ids = self._collection.pools[self.split_for_attack].ids
+        return all(update_id([ids[position] for position in row]) in self._finished for row in group)

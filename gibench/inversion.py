@@ -1,0 +1,78 @@
+"""The main job on one screen: observe the updates of clients, attack them, score what leaks."""
+
+import time
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from gibench.attacks import Attack
+from gibench.clients import Client
+from gibench.diagnostics import probe_second_derivatives
+from gibench.errors import ConfigurationError, RefusalError
+from gibench.metrics import ImageQuality
+from gibench.scoring import Scored, Scorer
+from gibench.types import Batch
+
+
+class GradientInversion(LightningModule):
+    """Attack the updates of clients, batch by batch, and score what leaks.
+
+        Trainer(inference_mode=False).predict(GradientInversion(client, attack), data)
+
+    returns one `Scored` for each group of updates: records, reconstructions and private images.
+
+    Args:
+        client: makes the observation.
+        attack: gets the observation, and nothing else.
+        quality: the metrics; None takes all that are available.
+        fallback: (C, H, W), what a failed reconstruction scores as; None is mid-gray. A suite passes the prior's mean.
+        scenario, name: what the records are filed under.
+
+    Raises:
+        ThreatModelError: when the attack needs more than the client's threat model grants.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        attack: Attack,
+        *,
+        quality: ImageQuality | None = None,
+        fallback: Tensor | None = None,
+        scenario: str = "scenario",
+        name: str = "attack",
+    ) -> None:
+        super().__init__()
+        attack.check(client.threat_model)
+        self.client = client
+        self.attack = attack
+        self.name = name
+        gray = torch.full(client.victim.image_shape, 0.5)
+        self.scorer = Scorer(
+            scenario=scenario,
+            quality=quality or ImageQuality(),
+            fallback=gray if fallback is None else fallback,
+            seed=client.seed,
+        )
+
+    def on_predict_start(self) -> None:
+        """Check, before the first update, that the attack can differentiate."""
+        if torch.is_inference_mode_enabled():
+            raise ConfigurationError("attacks need gradients; pass Trainer(inference_mode=False).")
+        if self.attack.differentiates:
+            victim = self.client.victim
+            probe_second_derivatives(victim, victim.image_shape, victim.num_classes)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Scored:
+        """Observe, attack and score one group of updates."""
+        batch = batch.to(self.client.victim.mean.dtype)
+        with torch.enable_grad():
+            observation = self.client(batch)  # what the server sees
+            start = time.perf_counter()
+            try:
+                reconstruction = self.attack(observation)  # what the attacker makes of it
+            except RefusalError as refusal:
+                return self.scorer.refused(self.name, str(refusal), batch)
+        seconds = time.perf_counter() - start
+        return self.scorer(self.name, reconstruction, batch, seconds=seconds)

@@ -1,0 +1,37 @@
+"""iDLG's label rule (Zhao, Mopuri, Bilen 2020): the true class alone has a negative gradient in the last layer."""
+
+from torch import Tensor, nn
+
+from gibench.errors import RefusalError, ThreatModelError
+from gibench.labels.base import LabelSource
+from gibench.needs import Needs
+from gibench.types import Observation
+
+
+class IDLG(LabelSource):
+    """argmin_c sum_j dl/dW[c, j] over the last linear layer, for B = 1.
+
+    For one-hot cross-entropy dl/dz_c = p_c - 1[c = y], so that with non-negative features (sigmoid, ReLU) only row y has
+    a negative sum. We use the weights alone, as the paper does; the sign of the bias gradient is a rule of its own.
+
+    Raises:
+        ThreatModelError: for B > 1, of which the rule names one class only.
+        RefusalError: when the victim has no linear layer with one row for each class.
+    """
+
+    needs = Needs(batch_size=("known",))
+
+    def forward(self, observation: Observation) -> Tensor:
+        """See `LabelSource`."""
+        if observation.known_batch_size() != 1:
+            raise ThreatModelError("iDLG's label rule is for batches of one image; give the labels, or another rule.")
+        return last_linear_gradient(observation).sum(2).argmin(1, keepdim=True)
+
+
+def last_linear_gradient(observation: Observation) -> Tensor:
+    """The observed update of the last linear layer's weight, (U, K, features)."""
+    linear = [name for name, layer in observation.victim.named_modules() if isinstance(layer, nn.Linear)]
+    weight = observation.update.get(f"{linear[-1]}.weight") if linear else None
+    if weight is None or weight.shape[1] != observation.num_classes:
+        raise RefusalError("the label rule reads the last linear layer, one row for each class; this victim has none.")
+    return weight

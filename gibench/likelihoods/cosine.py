@@ -1,0 +1,30 @@
+"""Cosine likelihood: only the direction of the update counts (Geiping et al., NeurIPS 2020)."""
+
+import torch
+from torch import Tensor
+
+from gibench.errors import ConfigurationError
+from gibench.likelihoods.base import Likelihood, inner
+from gibench.types import Update
+
+
+class Cosine(Likelihood):
+    """kappa (1 - <g(x), g> / (|g(x)| |g|)), over all parameters together: a von Mises-Fisher model of the direction.
+
+    Args:
+        kappa: concentration; only its ratio to the weights of the priors matters.
+
+    An update of length zero has no direction; it counts as orthogonal to everything.
+    """
+
+    def __init__(self, *, kappa: float = 1.0) -> None:
+        super().__init__()
+        if kappa <= 0:
+            raise ConfigurationError(f"kappa is {kappa}; a concentration is positive.")
+        self.kappa = kappa
+
+    def forward(self, simulated: Update, observed: Update) -> Tensor:
+        """See `Likelihood`."""
+        squared = inner(simulated, simulated) * inner(observed, observed)
+        length = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+        return self.kappa * (1 - inner(simulated, observed) / length)

@@ -1,0 +1,19 @@
+"""How much of an image leaked: scores per image, floors to compare with, the risk curve, and intervals."""
+
+from gibench.metrics.floors import Floors
+from gibench.metrics.image_quality import ImageQuality, psnr
+from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
+from gibench.metrics.risk import RiskCurve, default_deltas, risk_curve
+
+__all__ = [
+    "Floors",
+    "ImageQuality",
+    "Interval",
+    "RiskCurve",
+    "default_deltas",
+    "mean_interval",
+    "paired_difference",
+    "psnr",
+    "risk_curve",
+    "share_interval",
+]

@@ -1,0 +1,97 @@
+"""From configurations to jobs: everything that a run will do is built and checked before anything is computed."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from gibench.attacks import Attack, GradientMatching, WrongUpdate, prior_alone
+from gibench.clients import Client
+from gibench.configuration import Cell, Tree
+from gibench.data import ImageDataModule
+from gibench.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack, or one control, on one scenario.
+
+    configuration: the resolved data, client and attack, in plain types.
+    """
+
+    scenario: str
+    name: str
+    data: ImageDataModule
+    client: Client
+    attack: Attack
+    configuration: Tree = field(repr=False)
+
+    @cached_property
+    def identity(self) -> Tree:
+        """The part of the configuration on which results depend: not where data lies, how many updates, or how grouped."""
+        tree = {name: dict(part) for name, part in self.configuration.items()}
+        harmless = ("root", "updates", "together", "download")
+        settings = tree["data"].get("init_args", {})
+        tree["data"]["init_args"] = {name: value for name, value in settings.items() if name not in harmless}
+        return tree
+
+
+def parser() -> ArgumentParser:
+    """The parser of one cell: data, client and attack, each a class path with typed arguments."""
+    cell = ArgumentParser(exit_on_error=False, add_help=False)
+    cell.add_argument("--data", type=ImageDataModule, help="where private batches come from")
+    cell.add_argument("--client", type=Client, help="what the client does with them")
+    cell.add_argument("--attack", type=Attack, help="what the server makes of the update")
+    return cell
+
+
+def parse(cell: Cell, overrides: Sequence[str]) -> Namespace:
+    """Check one cell, with command-line overrides laid over it.
+
+    Raises:
+        ConfigurationError: one line that names the key.
+    """
+    try:
+        namespace = parser().parse_object(dict(cell))
+        if overrides:
+            namespace = parser().parse_args(list(overrides), namespace=namespace)
+    except ArgumentError as error:
+        raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {' '.join(str(error).split())}") from error
+    missing = [key for key in ("data", "client", "attack") if namespace.get(key) is None]
+    if missing:
+        raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {missing[0]} is empty; name its class_path.")
+    return namespace
+
+
+def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> list[Job]:
+    """Build every job of a run, controls included, and check each attack against its threat model.
+
+    Args:
+        cells: from `gibench.configuration.cells`.
+        overrides: command-line options such as --attack.steps 300, laid over every cell.
+        limit: at most so many updates in each cell.
+    """
+    jobs = []
+    for cell in cells:
+        namespace = parse(cell, overrides)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=DeprecationWarning)
+            parts = parser().instantiate(namespace)
+        if limit is not None:
+            parts.data.updates = min(parts.data.updates, limit)
+        parts.attack.check(parts.client.threat_model)
+        jobs += _with_controls(cell, parts, namespace.as_dict())
+    return jobs
+
+
+def _with_controls(cell: Cell, parts: Any, configuration: Tree) -> list[Job]:  # noqa: ANN401 - jsonargparse's namespace
+    """The attack itself, what its prior answers alone (R5), and where asked for the wrong-update control (R6)."""
+    attacks = {cell.attack: parts.attack}
+    if isinstance(parts.attack, GradientMatching) and parts.attack.priors:
+        attacks[f"floor: {cell.attack} prior alone"] = prior_alone(parts.attack)
+    if cell.wrong_update:
+        attacks[f"{cell.attack} (wrong update)"] = WrongUpdate(parts.attack)
+    return [Job(cell.scenario, name, parts.data, parts.client, attack, configuration) for name, attack in attacks.items()]

@@ -1,0 +1,167 @@
+"""Records on disk: one JSON line per image and attack, flushed before it counts, never lost and never written twice."""
+
+import json
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gibench.errors import RecordError, StorageError
+from gibench.types import Record
+
+Key = tuple[str, str, str, int]
+"""scenario, attack, update_id, position in the batch: what a run records once."""
+
+
+class RecordFile:
+    """`records.jsonl` of a run folder, to read, to append to, and to resume from.
+
+    A line counts once its newline is on disk. A last line without one is what a kill leaves: it is set aside in
+    `records.jsonl.torn` and its update is attacked again. Any other damage is a RecordError, because it was not a kill.
+
+    Args:
+        path: the file; it need not exist yet.
+
+    Raises:
+        RecordError: naming the line that is not a record.
+        StorageError: when the folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._set_torn_line_aside()
+        self.records = read_records(path)
+        self._written = {key(record) for record in self.records}
+
+    def finished(self, scenario: str, attack: str, *, batch_size: int) -> set[str]:
+        """The ids of the updates all of whose `batch_size` images are recorded."""
+        done = Counter(record.update_id for record in self.records if (record.scenario, record.attack) == (scenario, attack))
+        return {update_id for update_id, images in done.items() if images >= batch_size}
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write the records that are not there yet, and return once they are on disk."""
+        new = [record for record in records if key(record) not in self._written]
+        text = "".join(record.model_dump_json() + "\n" for record in new)
+        with storage(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        self.records += new
+        self._written |= {key(record) for record in new}
+
+    def _set_torn_line_aside(self) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.path.with_suffix(".jsonl.torn").open("ab") as file:
+                file.write(content[whole:] + b"\n")
+            os.truncate(self.path, whole)
+
+
+def key(record: Record) -> Key:
+    """What makes a record of a run unique."""
+    return record.scenario, record.attack, record.update_id, record.position
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read the whole lines of `records.jsonl`; a missing file is an empty run."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise RecordError(
+                f"{path.name}, line {number}: {where or 'the line'}: {problem['msg']}; repair or delete that line."
+            ) from error
+    return records
+
+
+class RunFolder:
+    """Where a run writes: records, manifest and reconstructions, each whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records = RecordFile(path / "records.jsonl")
+
+    def save_tensors(self, tensors: dict[str, Tensor], *parts: str) -> None:
+        """Write tensors to `parts[0]/.../parts[-1].safetensors` below the folder, atomically."""
+        *folders, name = [folder_name(part) for part in parts]
+        target = self.path.joinpath(*folders, f"{name}.safetensors")
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(target, lambda path: save_file(whole, path))
+
+    def load_tensors(self, *parts: str) -> dict[str, Tensor]:
+        """Read what `save_tensors` wrote."""
+        *folders, name = [folder_name(part) for part in parts]
+        return load_file(self.path.joinpath(*folders, f"{name}.safetensors"))
+
+    def save_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write `manifest.json`, atomically."""
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.path / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def load_manifest(self) -> dict[str, Any] | None:
+        """Read `manifest.json`, or None in a new folder."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RecordError(f"manifest.json is damaged ({error}); move it away and run again with the same command.") from error
+        if not isinstance(manifest, dict):
+            raise RecordError("manifest.json holds no object; move it away and run again with the same command.")
+        return manifest
+
+
+def folder_name(name: str) -> str:
+    """Turn a name into one path component: letters, digits, '-', '.' and '_' stay, other runs become '_'."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
+    return safe if safe.strip(".") else "_" + safe
+
+
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `target`, put it on disk and give it its name."""
+    with storage(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into one line that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"cannot write {path}: {reason}; free space or choose another --out, then run the same "
+            "command again: what is recorded is kept."
+        ) from error
+
+

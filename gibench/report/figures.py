@@ -1,0 +1,104 @@
+"""The figures of one scenario: what the records say, handed to the drawing functions of `charts`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from gibench.metrics.risk import risk_curve
+from gibench.report.charts import Curve, Lane, Mark, Point, curves, quality_against_cost, strip
+from gibench.report.pictures import gif_uri, load_animation
+from gibench.report.summary import Group, Row
+from gibench.report.words import percent
+
+_RISK_POINTS = 120
+
+
+@dataclass(frozen=True)
+class Animation:
+    """One optimization, as a GIF and as the course of its objective."""
+
+    attack: str
+    gif: str
+    objective: Markup
+    first_step: int
+    last_step: int
+
+
+def dot_plot(
+    rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping[str, str], *, success_psnr: float
+) -> Markup:
+    """PSNR of each image under each attack, with the floors and the threshold of success as lines."""
+    lanes = [
+        Lane(
+            name=row.attack,
+            note=f"{percent(row.success.value)} % recovered",
+            color=colors[row.attack],
+            values=[record.psnr for record in attacks[row.attack].values()],
+            interval=row.psnr,
+        )
+        for row in attacking(rows)
+    ]
+    marks = [Mark(_short(row), row.psnr.value or 0.0, row.kind) for row in rows if row.kind in ("floor", "oracle")]
+    marks.append(Mark(f"recovered from {success_psnr:g} dB on", success_psnr, "success"))
+    return strip(lanes, marks, label="PSNR of each image, dB")
+
+
+def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping[str, str]) -> Markup:
+    """R(delta) of each attack and of the best floor, with delta in units of sqrt(CHW): the RMS error per pixel.
+
+    In that unit it is the same axis for images of any size.
+    """
+    best = _best_floor(rows)
+    shown = {row.attack: colors[row.attack] for row in attacking(rows)} | ({best.attack: "floor"} if best else {})
+    worst = max((record.mse for name in shown for record in attacks[name].values()), default=0.0)
+    deltas = [max(math.sqrt(worst), 0.01) * i / _RISK_POINTS for i in range(_RISK_POINTS + 1)]
+    lines = []
+    for name, color in shown.items():
+        records = list(attacks[name].values())
+        failed = [record.status != "ok" for record in records]
+        curve = risk_curve([record.mse for record in records], image_size=1, failed=failed, deltas=deltas)
+        lines.append(Curve(name, color, list(zip(deltas, curve.risk.tolist(), strict=True))))
+    return curves(lines, x_label="δ, RMS error per pixel", y_label="images missed by more than δ, %")
+
+
+def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
+    """Mean PSNR over gradient evaluations per image."""
+    best = _best_floor(rows)
+    points = [Point(row.attack, colors[row.attack], row.gradient_evaluations, row.psnr) for row in attacking(rows)]
+    floor = Mark(f"best floor: {_short(best)}", best.psnr.value or 0.0, "floor") if best else None
+    return quality_against_cost(points, floor)
+
+
+def animation(run_folder: Path, rows: Sequence[Row], colors: Mapping[str, str]) -> Animation | None:
+    """The recorded optimization of the best attack that has one."""
+    for row in attacking(rows):
+        stored = load_animation(run_folder, row.scenario, row.attack)
+        if stored is not None:
+            steps = stored["steps"].tolist()
+            course = list(zip(map(float, steps), stored["objective"].tolist(), strict=True))
+            finite = [(step, value) for step, value in course if math.isfinite(value)]
+            line = Curve(row.attack, colors[row.attack], finite or [(0.0, 1.0)])
+            return Animation(
+                attack=row.attack,
+                gif=gif_uri(stored["frames"], stored["private"]),
+                objective=curves([line], x_label="step", y_label="objective", log_y=True, height=220),
+                first_step=steps[0],
+                last_step=steps[-1],
+            )
+    return None
+
+
+def attacking(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that are given an update: attacks and controls."""
+    return [row for row in rows if row.kind in ("attack", "control")]
+
+
+def _best_floor(rows: Sequence[Row]) -> Row | None:
+    return max((row for row in rows if row.kind == "floor"), key=lambda row: row.psnr.value or 0.0, default=None)
+
+
+def _short(row: Row) -> str:
+    return row.attack.removeprefix("floor: ")

@@ -1,0 +1,157 @@
+"""Which images a report shows, by a rule that it states, and their pictures row by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gibench.errors import RecordError
+from gibench.records import read_records, write_atomically
+from gibench.report.pictures import draw_strip, picture_path, png_uri
+from gibench.report.summary import Group, Key, Row, group, summarize
+from gibench.report.table import reading_order
+from gibench.report.words import signed
+from gibench.types import Record
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One cell: a data URI (None where nothing was recorded), the line below it, the hint, and whether it succeeded."""
+
+    uri: str | None
+    caption: str
+    hint: str
+    success: bool = False
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of one scenario. groups: heading and number of columns; rows: label and one picture per column."""
+
+    rule: str
+    groups: list[tuple[str, int]]
+    rows: list[tuple[str, list[Picture]]]
+
+
+class Album:
+    """The stored pictures of one scenario, each file read once.
+
+    Args:
+        run_folder: of the run.
+        scenario: its name.
+        attacks: its records, as `group` returns them.
+        rows: its rows of the summary; attacks and controls with pictures are shown, in reading order.
+    """
+
+    def __init__(self, run_folder: Path, scenario: str, attacks: dict[str, Group], rows: Sequence[Row]) -> None:
+        self._run_folder, self._scenario, self.attacks = run_folder, scenario, attacks
+        shown = [row for row in reading_order(rows) if row.kind in ("attack", "control")]
+        self._stored = {row.attack: self._keys(row.attack) for row in shown}
+        self.rows = [row for row in shown if self._stored[row.attack]]
+        self._files: dict[Path, dict[str, Tensor]] = {}
+
+    def images(self) -> list[Key]:
+        """Return the images of the first attack with pictures; of those only what all attacks have, if that is any."""
+        if not self.rows:
+            return []
+        first = self._stored[self.rows[0].attack]
+        shared = set(first).intersection(*(self._stored[row.attack] for row in self.rows if row.kind == "attack"))
+        return [key for key in first if key in shared] or first
+
+    def tensor(self, attack: str, key: Key, name: str) -> Tensor | None:
+        """Return the reconstruction ("images") or the truth ("private") of one image, (C, H, W), or None."""
+        update_id, position = key
+        path = picture_path(self._run_folder, self._scenario, attack, update_id)
+        if key not in self._stored[attack]:
+            return None
+        if path not in self._files:
+            self._files[path] = load_file(path)
+        return self._files[path][name][int(position)]
+
+    def _keys(self, attack: str) -> list[Key]:
+        exists: dict[str, bool] = {}
+        for update_id, _ in self.attacks[attack]:
+            if update_id not in exists:
+                exists[update_id] = picture_path(self._run_folder, self._scenario, attack, update_id).is_file()
+        return [key for key in self.attacks[attack] if exists[key[0]]]
+
+
+def hang(album: Album, *, success_psnr: float) -> Gallery | None:
+    """Choose images of a scenario by rank and by id and make their pictures; None where none is stored."""
+    if not album.rows:
+        return None
+    first = album.rows[0].attack
+    groups, keys = _choose(album.images(), album.attacks[first])
+    ranked = f"ranked by the PSNR that {first} reaches"
+    rule = (
+        f"Every image that was attacked, {ranked}."
+        if len(groups) == 1
+        else f"The two best, middle and worst images, {ranked}, and the first of the others by their id."
+    )
+    records = album.attacks[first]
+    truth = [
+        Picture(_uri(album.tensor(first, key, "private")), "", f"private image {records[key].image_id}") for key in keys
+    ]
+    rows = [("private", truth)]
+    for row in album.rows:
+        found = album.attacks[row.attack]
+        rows.append((row.attack, [_picture(album, found.get(key), row.attack, key, success_psnr) for key in keys]))
+    return Gallery(rule, [(heading, count) for heading, count in groups if count], rows)
+
+
+def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = None, images: int = 8) -> Path:
+    """Draw "private next to reconstructed" as a PNG: a row per attack, the first `images` images by id.
+
+    Args:
+        run_folder: of a run with stored reconstructions.
+        path: of the PNG.
+        scenario: its name; the first one with pictures where None.
+        images: how many columns at most.
+
+    Raises:
+        RecordError: when the run has no such scenario, or no stored reconstructions of it.
+    """
+    for name, attacks in group(read_records(run_folder / "records.jsonl")).items():
+        rows = summarize(record for found in attacks.values() for record in found.values())
+        album = Album(run_folder, name, attacks, rows)
+        if scenario in (None, name) and album.rows:
+            break
+    else:
+        wanted = "any scenario" if scenario is None else f"scenario {scenario!r}"
+        raise RecordError(f"{run_folder} stores no reconstructions of {wanted}; run it again and keep its pictures.")
+    first = album.rows[0].attack
+    keys = sorted(album.images(), key=lambda key: (attacks[first][key].image_id, key))[:images]
+    strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
+    for row in (row for row in album.rows if row.kind == "attack"):
+        note = f"{signed(row.psnr.value or 0.0)} dB on average"
+        strip.append((row.attack, note, [album.tensor(row.attack, key, "images") for key in keys]))
+    picture = draw_strip(strip)
+    write_atomically(path, lambda part: picture.save(part, "PNG", optimize=True))
+    return path
+
+
+def _choose(keys: Sequence[Key], records: Group) -> tuple[list[tuple[str, int]], list[Key]]:
+    """At most ten images: two best, two middle, two worst, four first by id; of ten or fewer all."""
+    ranked = sorted(keys, key=lambda key: (-records[key].psnr, records[key].image_id))
+    if len(ranked) <= 10:
+        return [("best to worst", len(ranked))], ranked
+    middle = len(ranked) // 2 - 1
+    chosen = ranked[:2] + ranked[middle : middle + 2] + ranked[-2:]
+    others = sorted(set(keys) - set(chosen), key=lambda key: (records[key].image_id, key))[:4]
+    return [("best", 2), ("median", 2), ("worst", 2), ("first by id", 4)], chosen + others
+
+
+def _picture(album: Album, record: Record | None, attack: str, key: Key, success_psnr: float) -> Picture:
+    if record is None:
+        return Picture(None, "–", f"not attacked by {attack}")
+    caption = signed(record.psnr) if record.status == "ok" else record.status
+    hint = f"{attack}, {record.image_id}: {signed(record.psnr)} dB"
+    hint += f" ({record.status}: {record.reason or 'not finite'})" if record.status != "ok" else ""
+    uri = _uri(album.tensor(attack, key, "images")) if record.status == "ok" else None
+    return Picture(uri, caption, hint, record.status == "ok" and record.psnr >= success_psnr)
+
+
+def _uri(image: Tensor | None) -> str | None:
+    return None if image is None else png_uri(image)

@@ -1,0 +1,144 @@
+"""`report.html`: one file with everything inside, that opens offline and asks the network for nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gibench.errors import RecordError
+from gibench.records import read_records, write_atomically
+from gibench.report import figures, words
+from gibench.report.gallery import Album, hang
+from gibench.report.summary import Group, Row, group, summarize
+from gibench.report.table import reading_order
+
+COLORS = 8
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into the folder of a run, finished or not, and return its path.
+
+    It is made of `records.jsonl`, `manifest.json` and the stored pictures only, so it can be made again at any time.
+
+    Raises:
+        RecordError: when records or manifest are damaged.
+        StorageError: when the page cannot be written.
+    """
+    groups = group(read_records(run_folder / "records.jsonl"))
+    manifest = _read_manifest(run_folder)
+    success_psnr = float(manifest.get("success_psnr", 20.0))
+    records = [record for attacks in groups.values() for found in attacks.values() for record in found.values()]
+    rows = reading_order(summarize(records, success_psnr=success_psnr))
+    colors = _colors(rows)
+    scenarios = [
+        _scenario(run_folder, _cells(manifest, name), groups[name], list(members), colors, success_psnr)
+        for name, members in groupby(rows, key=lambda row: row.scenario)
+    ]
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            manifest=manifest,
+            scenarios=scenarios,
+            colors=colors,
+            success_psnr=success_psnr,
+            images=len({(record.scenario, record.image_id) for record in records}),
+            failures=sum(row.failures for row in rows if row.kind == "attack"),
+            unavailable={name: why for name, why in manifest.get("metrics", {}).items() if why != "available"},
+        )
+    )
+    path = run_folder / "report.html"
+    write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _environment() -> Environment:
+    """Names in records and manifests are somebody else's text: escaped. A missing variable is an error."""
+    environment = Environment(
+        loader=PackageLoader("gibench", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "amount": words.amount,
+        "bounds": words.bounds,
+        "memory": _memory,
+        "error": lambda value: f"{value:.4f}" if value >= 0.0001 or value == 0 else f"{value:.0e}",
+        "percent": words.percent,
+        "plain": lambda name: name.removeprefix("floor: "),
+        "signed": words.signed,
+        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
+    }
+    return environment
+
+
+def _scenario(
+    run_folder: Path,
+    cells: Mapping[str, Mapping[str, Any]],
+    attacks: dict[str, Group],
+    rows: list[Row],
+    colors: Mapping[str, str],
+    success_psnr: float,
+) -> dict[str, Any]:
+    """Everything that the template shows of one scenario; `cells` are its attacks in the manifest."""
+    shown = figures.attacking(rows)
+    return {
+        "name": rows[0].scenario,
+        "finding": words.finding(rows, success_psnr=success_psnr),
+        "threat_models": [words.threat_model_in_words(flags) for flags in _distinct(cells, "threat_model")],
+        "batch": words.batch(rows),
+        "rows": rows,
+        "attacking": shown,
+        "gallery": hang(Album(run_folder, rows[0].scenario, attacks, rows), success_psnr=success_psnr),
+        "dots": figures.dot_plot(rows, attacks, colors, success_psnr=success_psnr) if shown else None,
+        "risk": figures.risk_plot(rows, attacks, colors) if shown else None,
+        "cost": figures.cost_plot(rows, colors) if shown else None,
+        "animation": figures.animation(run_folder, rows, colors),
+        "cells": cells,
+        "victims": _distinct(cells, "victim"),
+        "data": _distinct(cells, "data"),
+    }
+
+
+def _cells(manifest: Mapping[str, Any], scenario: str) -> dict[str, Mapping[str, Any]]:
+    return {cell["attack"]: cell for cell in manifest.get("cells", []) if cell["scenario"] == scenario}
+
+
+def _distinct(cells: Mapping[str, Mapping[str, Any]], field: str) -> list[Any]:
+    """Return the different values of a field of the cells, in order; as a rule there is one."""
+    found: list[Any] = []
+    for cell in cells.values():
+        if cell.get(field) and cell[field] not in found:
+            found.append(cell[field])
+    return found
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, str]:
+    """Give each attack one color for the whole page."""
+    names = sorted({row.attack for row in figures.attacking(rows)})
+    return {name: f"c{index % COLORS}" for index, name in enumerate(names)}
+
+
+def _read_manifest(run_folder: Path) -> dict[str, Any]:
+    """Read `manifest.json`; a run that was killed early has none yet, and the page says so."""
+    path = run_folder / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"manifest.json is damaged ({error}); move it away and run again with the same command."
+        ) from error
+    return manifest
+
+
+def _memory(size: int | None) -> str:
+    """Write bytes in MiB, or nothing where they were not measured."""
+    return "–" if size is None else f"{size / 2**20:,.0f} MiB"

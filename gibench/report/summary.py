@@ -1,0 +1,234 @@
+"""From records to one row per (scenario, attack): means with intervals, verdict against the floors, cost."""
+
+import csv
+import io
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
+from gibench.records import write_atomically
+from gibench.types import Record
+
+Kind = Literal["attack", "control", "floor", "oracle"]
+Verdict = Literal["leak", "leak in part", "no leak measured", "too few updates"]
+Key = tuple[str, str]
+"""(update id, position in its batch): names a private image within a scenario, and pairs two attacks on it."""
+Group = dict[Key, Record]
+
+EXACT_PSNR = 60.0
+"""From this PSNR on, in dB, a reconstruction counts as exact: its error, 0.001 RMS, is below half a step of 8 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one attack (or floor) makes of one scenario.
+
+    kind: "attack"; "control", an attack that was given another client's update; "floor", which sees no update;
+        "oracle", which sees the truth and is shown for orientation only.
+    psnr: mean over images in dB with its 95 % interval; psnr_median: their median. ssim, lpips_*, mse: means; None
+        where the metric is missing for any image, because a mean over some of the images compares with nothing.
+    success: share of images with a PSNR of at least `success_psnr`. exact: share from EXACT_PSNR on.
+    failures: images that diverged or were refused; they score as the mean-image floor and stay in each mean (rule R7).
+    oracle_gap: mean gain in dB had the best restart been chosen by the true image (rule R2), where that is recorded.
+    label_accuracy: share of the true labels that the attack names, as multisets within each update; None where it
+        names none at all. An image that is left unlabeled counts as wrong.
+    floor: the best floor that applies, by its mean on the images of this row. margin: PSNR minus that floor's on the
+        same images. verdict: see `judge`. None for floors, and as long as there is no floor.
+    leads: no attack of the scenario is better than this one beyond noise, on the images that both have (rule R8).
+    gradient_evaluations, seconds: per image.
+    """
+
+    scenario: str
+    attack: str
+    kind: Kind
+    images: int
+    updates: int
+    psnr: Interval
+    psnr_median: float
+    ssim: float | None
+    lpips_alex: float | None
+    lpips_vgg: float | None
+    mse: float
+    success: Interval
+    exact: float
+    failures: int
+    oracle_gap: float | None
+    label_accuracy: float | None
+    floor: str | None
+    margin: Interval | None
+    verdict: Verdict | None
+    leads: bool
+    gradient_evaluations: float
+    seconds: float
+
+
+def kind_of(attack: str) -> Kind:
+    """Return what an attack's name in the records says that it is."""
+    if attack.startswith("floor: "):
+        return "oracle" if attack.endswith("(oracle)") else "floor"
+    return "control" if attack.endswith(" (wrong update)") else "attack"
+
+
+def group(records: Iterable[Record]) -> dict[str, dict[str, Group]]:
+    """Return scenario -> attack -> image -> record, sorted at each level whatever the order of `records`."""
+    groups: dict[str, dict[str, Group]] = defaultdict(lambda: defaultdict(dict))
+    for record in sorted(records, key=lambda r: (r.scenario, r.attack, r.update_id, r.position)):
+        groups[record.scenario][record.attack][record.update_id, str(record.position)] = record
+    return groups
+
+
+def summarize(records: Iterable[Record], *, success_psnr: float = 20.0) -> list[Row]:
+    """Return one row per (scenario, attack), sorted by both; the same for the same records in any order.
+
+    Args:
+        records: of one run, finished or not.
+        success_psnr: dB from which on an image counts as recovered.
+    """
+    return [
+        _row(attack, attacks, success_psnr=success_psnr) for attacks in group(records).values() for attack in attacks
+    ]
+
+
+def judge(margin: Interval, success_margin: Interval) -> Verdict:
+    """Say whether an attack clears its floor (rule R5), from paired differences to it on the same images.
+
+    "leak": the mean PSNR is above the floor's, beyond noise. "leak in part": the mean is not, but the share of
+    recovered images is; such is an attack that solves some images exactly and diverges on the others.
+    """
+    if margin.low is None or success_margin.low is None:
+        return "too few updates"
+    if margin.low > 0:
+        return "leak"
+    return "leak in part" if success_margin.low > 0 else "no leak measured"
+
+
+def write_summary_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write `rows` as a table; an interval becomes three columns, what is missing stays empty, seconds come last."""
+    lines = [_columns(row) for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows([_cell(line[column]) for column in CSV_COLUMNS] for line in lines)
+    write_atomically(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
+    images = attacks[attack]
+    records = list(images.values())
+    kind = kind_of(attack)
+    updates = [record.update_id for record in records]
+    psnr = [record.psnr for record in records]
+    gaps = [record.psnr_oracle - record.psnr for record in records if record.psnr_oracle is not None]
+    floor = _best_floor(attack, attacks) if kind in ("attack", "control") else None
+    margin = success_margin = None
+    if floor is not None:
+        margin = paired_difference(_scores(images), _scores(attacks[floor]))
+        success_margin = paired_difference(_successes(images, success_psnr), _successes(attacks[floor], success_psnr))
+    return Row(
+        scenario=records[0].scenario,
+        attack=attack,
+        kind=kind,
+        images=len(records),
+        updates=len(set(updates)),
+        psnr=mean_interval(psnr, updates),
+        psnr_median=statistics.median(psnr),
+        ssim=_complete_mean([record.ssim for record in records]),
+        lpips_alex=_complete_mean([record.lpips_alex for record in records]),
+        lpips_vgg=_complete_mean([record.lpips_vgg for record in records]),
+        mse=statistics.fmean(record.mse for record in records),
+        success=share_interval([value >= success_psnr for value in psnr], updates),
+        exact=statistics.fmean(value >= EXACT_PSNR for value in psnr),
+        failures=sum(record.status != "ok" for record in records),
+        oracle_gap=statistics.fmean(gaps) if gaps else None,
+        label_accuracy=_label_accuracy(records),
+        floor=floor,
+        margin=margin,
+        verdict=judge(margin, success_margin) if margin and success_margin else None,
+        leads=kind == "attack" and _leads(attack, attacks),
+        gradient_evaluations=statistics.fmean(record.gradient_evaluations for record in records),
+        seconds=statistics.fmean(record.seconds for record in records),
+    )
+
+
+def _scores(images: Group) -> dict[Key, float]:
+    return {key: record.psnr for key, record in images.items()}
+
+
+def _successes(images: Group, success_psnr: float) -> dict[Key, float]:
+    return {key: float(record.psnr >= success_psnr) for key, record in images.items()}
+
+
+def _best_floor(attack: str, attacks: dict[str, Group]) -> str | None:
+    """The highest floor on the images of `attack`; the prior alone is a floor only for the attack that uses it."""
+    images = attacks[attack]
+    owner = attack.removesuffix(" (wrong update)")
+    means = {
+        name: statistics.fmean(floor[key].psnr for key in images if key in floor)
+        for name, floor in attacks.items()
+        if kind_of(name) == "floor"
+        and (not name.endswith(" prior alone") or name == f"floor: {owner} prior alone")
+        and images.keys() & floor.keys()
+    }
+    return max(means, key=lambda name: (means[name], name), default=None)
+
+
+def _leads(attack: str, attacks: dict[str, Group]) -> bool:
+    """Whether no other attack is above this one by an interval that excludes zero."""
+    others = [name for name in attacks if kind_of(name) == "attack" and name != attack]
+    gains = [paired_difference(_scores(attacks[name]), _scores(attacks[attack])) for name in others]
+    return not any(gain.low is not None and gain.low > 0 for gain in gains)
+
+
+def _complete_mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if len(present) == len(values) else None
+
+
+def _label_accuracy(records: list[Record]) -> float | None:
+    if all(record.label_inferred is None for record in records):
+        return None
+    true: dict[str, Counter[int]] = defaultdict(Counter)
+    inferred: dict[str, Counter[int]] = defaultdict(Counter)
+    for record in records:
+        true[record.update_id][record.label] += 1
+        if record.label_inferred is not None:
+            inferred[record.update_id][record.label_inferred] += 1
+    return sum((true[update] & inferred[update]).total() for update in true) / len(records)
+
+
+def _columns(row: Row) -> dict[str, str | float | bool | None]:
+    """Flatten the intervals of a row: `psnr` becomes `psnr`, `psnr_low` and `psnr_high`."""
+    columns: dict[str, str | float | bool | None] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if field.name in INTERVALS:
+            low, high = (value.low, value.high) if value else (None, None)
+            columns |= {
+                field.name: value.value if value else None,
+                f"{field.name}_low": low,
+                f"{field.name}_high": high,
+            }
+        else:
+            columns[field.name] = value
+    return columns
+
+
+def _cell(value: str | float | bool | None) -> str:
+    """Six significant digits: more would not survive another machine's order of summation."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+INTERVALS = ("psnr", "success", "margin")
+CSV_COLUMNS = tuple(
+    column
+    for field in fields(Row)
+    for column in ([field.name, f"{field.name}_low", f"{field.name}_high"] if field.name in INTERVALS else [field.name])
+)

@@ -1,0 +1,149 @@
+"""Rows and threat models in words: what leaks in a scenario, what the attacker was given, how numbers are written."""
+
+from collections.abc import Mapping, Sequence
+
+from gibench.metrics.intervals import Interval
+from gibench.report.summary import Row
+
+_KNOWLEDGE: dict[str, dict[str, str]] = {
+    "server": {
+        "honest": "The server is honest but curious",
+        "malicious": "The server is malicious and chooses the weights",
+    },
+    "update": {
+        "gradient": "it sees one gradient per client (FedSGD)",
+        "fedavg": "it sees a local model per client (FedAvg)",
+    },
+    "local_steps": {
+        "known": "the local steps and their rate are known",
+        "unknown": "the local steps and their rate are unknown",
+    },
+    "batch_size": {"known": "the batch size is known", "unknown": "the batch size is unknown"},
+    "labels": {
+        "none": "nothing is known of the labels",
+        "set": "it is known which labels occur",
+        "counts": "it is known how often each label occurs",
+        "ordered": "the labels are known",
+    },
+    "victim": {
+        "initial": "the model has its initial weights",
+        "trained": "the model is trained for some steps",
+        "converged": "the model is trained to convergence",
+    },
+    "batch_norm": {
+        "absent": "it has no BatchNorm",
+        "eval": "its BatchNorm uses public running statistics",
+        "private": "its BatchNorm uses the statistics of the private batch, which stay with the client",
+        "shared": "its BatchNorm uses the statistics of the private batch, which are sent along",
+    },
+    "prior_data": {
+        "none": "the attacker has no other images",
+        "out_of_distribution": "the attacker has images from another distribution",
+        "in_distribution": "the attacker has images from the same distribution",
+    },
+    "defense": {
+        "none": "there is no defense",
+        "known": "there is a defense, and its parameters are known",
+        "unknown": "there is a defense, and its parameters are unknown",
+    },
+    "defense_randomness": {
+        "known": "so is the randomness that it drew",
+        "unknown": "the randomness that it drew is unknown",
+    },
+}
+
+
+def threat_model_in_words(threat_model: Mapping[str, str]) -> str:
+    """Say every flag that matters in one sentence; a value that is not known here is written as it stands."""
+    silent = set()
+    if threat_model.get("update") != "fedavg":
+        silent.add("local_steps")
+    if threat_model.get("defense", "none") == "none":
+        silent.add("defense_randomness")
+    flags = [flag for flag in _KNOWLEDGE if flag in threat_model and flag not in silent]
+    flags += [flag for flag in threat_model if flag not in _KNOWLEDGE]
+    said = [_KNOWLEDGE.get(flag, {}).get(threat_model[flag], f"{flag}: {threat_model[flag]}") for flag in flags]
+    return "; ".join(said) + "." if said else "Not recorded."
+
+
+def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
+    """Say in one sentence what leaks in one scenario; `rows` are those of that scenario."""
+    attacks = sorted((row for row in rows if row.kind == "attack"), key=lambda row: -(row.psnr.value or 0.0))
+    if not attacks:
+        return "No attack is recorded yet."
+    leaking = [row for row in attacks if row.verdict in ("leak", "leak in part")]
+    silent = [row.attack for row in attacks if row.verdict == "no leak measured"]
+    best = (leaking or attacks)[0]
+    reach = f"{best.attack} reaches {decibels(best.psnr)} dB on average"
+    if best.verdict is None:
+        return f"{reach}; no floor is recorded yet to hold it against."
+    if best.verdict == "too few updates":
+        return f"{reach}; one update is too few for an interval, so nothing is concluded."
+    if not leaking:
+        return f"No leak measured: {reach}, as the best attack, and does not clear its floor ({_floor(best)})."
+    share = f"recovers {percent(best.success.value)} % of {best.images:,} images to {success_psnr:g} dB or better"
+    if best.verdict == "leak in part":
+        mean = f"its mean, {decibels(best.psnr)} dB, does not clear the floor ({_floor(best)})"
+        said = f"{best.attack} {share}, although {mean}"
+    else:
+        said = f"{reach}, {decibels(best.margin)} dB above the best floor ({_floor(best)}), and {share}"
+    ties = [row.attack for row in leaking if row.leads and best.leads and row is not best]
+    said += f"; {listing(ties)} {'is' if len(ties) == 1 else 'are'} within noise of it" if ties else ""
+    return f"{said}; no leak measured with {listing(silent)}." if silent else f"{said}."
+
+
+def _floor(row: Row) -> str:
+    """Name the floor of a row and its mean on the images of the row."""
+    above = row.margin.value if row.margin else None
+    value = (row.psnr.value or 0.0) - (above or 0.0)
+    return f"{(row.floor or '').removeprefix('floor: ')}, {signed(value)} dB"
+
+
+def batch(rows: Sequence[Row]) -> str:
+    """Say how many images and updates a scenario has, from its fullest row."""
+    fullest = max(rows, key=lambda row: row.images)
+    size = fullest.images / fullest.updates
+    per = "1 image" if size == 1 else f"{size:.3g} images"
+    return f"{fullest.images:,} images in {fullest.updates:,} updates of {per} each"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names as a sentence does."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def decibels(interval: Interval | None) -> str:
+    """Write "16.3 [15.9, 16.7]", or the mean alone where there is no interval."""
+    if interval is None or interval.value is None:
+        return "–"
+    mean = signed(interval.value)
+    return mean if interval.low is None or interval.high is None else f"{mean} {bounds(interval)}"
+
+
+def bounds(interval: Interval, scale: float = 1.0, digits: int = 1) -> str:
+    """Write "[15.9, 16.7]", or nothing where there is no interval."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"[{signed(scale * interval.low, digits)}, {signed(scale * interval.high, digits)}]"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Write a number with a true minus sign and never a negative zero."""
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.removeprefix("-")
+
+
+def percent(share: float | None) -> str:
+    """Write a share as whole percent; what is neither none nor all never reads 0 or 100."""
+    if share is None:
+        return "–"
+    whole = round(100 * share)
+    if (whole == 0 and share > 0) or (whole == 100 and share < 1):
+        return "<1" if share < 0.5 else ">99"
+    return str(whole)
+
+
+def amount(value: float) -> str:
+    """Write a cost with about three digits: 0.12, 3.4, 56, 4,800."""
+    digits = 0 if value >= 10 or value == 0 else 1 if value >= 1 else 2
+    return f"{value:,.{digits}f}"

@@ -1,0 +1,103 @@
+"""Scoring: from a reconstruction and the private images to one record per image."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gibench.matching import match, reorder
+from gibench.metrics import ImageQuality, psnr
+from gibench.seeding import attacker_seed
+from gibench.types import Batch, Reconstruction, Record
+
+
+class Scored(NamedTuple):
+    """The records of U updates, U * B of them in order, and the pictures behind them, both (U, B, C, H, W)."""
+
+    records: list[Record]
+    images: Tensor
+    private: Tensor
+
+
+class Scorer:
+    """Match, measure and record, for attacks, floors and controls alike.
+
+    Args:
+        scenario: its name in the records.
+        quality: the metrics.
+        fallback: (C, H, W), the mean image of the prior split: a failed reconstruction scores as this one (rule R7).
+        seed: of the scenario; the records carry the attacker's seed that was derived from it.
+    """
+
+    def __init__(self, *, scenario: str, quality: ImageQuality, fallback: Tensor, seed: int = 0) -> None:
+        self.scenario = scenario
+        self.quality = quality
+        self.fallback = fallback
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, attack: str, found: Reconstruction, batch: Batch, *, seconds: float, refusal: str | None = None) -> Scored:
+        """Score what `attack` found in `seconds`; `refusal` says why it found nothing at all."""
+        private = batch.images
+        failed = ~found.images.isfinite().flatten(2).all(2)
+        images = self._mend(found.images, failed).to(private)
+        permutation = match(images, private)
+        images, failed = reorder(images, permutation), reorder(failed, permutation)
+        labels = None if found.labels is None else reorder(found.labels, permutation).cpu()
+        values = self.quality(images.flatten(0, 1), private.flatten(0, 1))
+        scores = {name: [None] * failed.numel() if value is None else value.tolist() for name, value in values.items()}
+        oracle = self._oracle(found.candidates, private)
+        records, size = [], private.shape[1]
+        for row in range(failed.numel()):
+            update, position = divmod(row, size)
+            objective = float(found.objective[update])
+            status: Literal["ok", "diverged", "refused"] = "diverged" if failed[update, position] else "ok"
+            records.append(
+                Record(
+                    scenario=self.scenario,
+                    attack=attack,
+                    image_id=batch.image_ids[update][position],
+                    update_id=batch.update_ids[update],
+                    position=position,
+                    status="refused" if refusal else status,
+                    reason=refusal,
+                    **{name: column[row] for name, column in scores.items()},
+                    psnr_oracle=None if oracle is None else oracle[row],
+                    objective=objective if math.isfinite(objective) else None,
+                    label=int(batch.labels[update, position]),
+                    label_inferred=None if labels is None or refusal else int(labels[update, position]),
+                    seed=attacker_seed(self.seed, batch.update_ids[update]),
+                    gradient_evaluations=float(found.gradient_evaluations[update]) / size,
+                    seconds=seconds / failed.numel(),
+                )
+            )
+        return Scored(records, images, private)
+
+    def refused(self, attack: str, reason: str, batch: Batch) -> Scored:
+        """Record that the attack refused: its rows score as the floor and are never dropped (rule R7)."""
+        updates = len(batch.images)
+        nothing = Reconstruction(
+            images=torch.full_like(batch.images, torch.nan),
+            labels=None,
+            objective=torch.full((updates,), torch.nan),
+            gradient_evaluations=torch.zeros(updates, dtype=torch.int64),
+        )
+        return self(attack, nothing, batch, seconds=0.0, refusal=reason)
+
+    def _mend(self, images: Tensor, failed: Tensor) -> Tensor:
+        return torch.where(failed[..., None, None, None], self.fallback.to(images), images)
+
+    def _oracle(self, candidates: Tensor | None, private: Tensor) -> list[float] | None:
+        """PSNR of each image in the restart whose mean PSNR over the update is best: what choosing by the truth gives."""
+        if candidates is None:
+            return None
+        restarts = []
+        for images in candidates:
+            mended = self._mend(images, ~images.isfinite().flatten(2).all(2)).to(private)
+            matched = reorder(mended, match(mended, private))
+            restarts.append(psnr(matched.flatten(0, 1), private.flatten(0, 1)).view(private.shape[:2]))
+        values = torch.stack(restarts)
+        best = values.mean(2).argmax(0)
+        oracle: list[float] = values[best, torch.arange(len(best), device=best.device)].flatten().tolist()
+        return oracle

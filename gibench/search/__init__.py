@@ -1,0 +1,9 @@
+"""Search: what is optimized (pixels) and how (Adam, L-BFGS), one file each."""
+
+from gibench.search.adam import Adam
+from gibench.search.base import Search
+from gibench.search.lbfgs import LBFGS
+from gibench.search.objective import Objective
+from gibench.search.pixels import Pixels
+
+__all__ = ["LBFGS", "Adam", "Objective", "Pixels", "Search"]

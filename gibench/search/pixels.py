@@ -1,0 +1,47 @@
+"""Pixels as the searched variable."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gibench.seeding import normal_rows, uniform_rows
+from gibench.types import Observation
+from gibench.victims import Victim
+
+
+class Pixels:
+    """Search the images themselves, in the units that the victim's network takes: v = (x - mean) / std.
+
+    The published attacks start, step and decay in these units, so that their rates carry over; for a victim that does
+    not normalize they are pixels. `decode` returns pixels in any case.
+
+    Args:
+        start: "normal", N(0, 1) in the victim's units (DLG, iDLG, IG); "uniform", pixels U(0, 1); "gray", pixels 0.5.
+        box: keep pixels in [0, 1] after every step (IG), or let them roam (DLG, iDLG).
+    """
+
+    def __init__(self, *, start: Literal["normal", "uniform", "gray"] = "normal", box: bool = True) -> None:
+        self.start_kind = start
+        self.box = box
+
+    def start(self, observation: Observation, victim: Victim, seeds: Sequence[int]) -> Tensor:
+        """Return the first iterate (R, B, C, H, W), row r from `seeds[r]`."""
+        shape = (observation.known_batch_size(), *observation.image_shape)
+        if self.start_kind == "normal":
+            return self.project(normal_rows(shape, seeds, "pixels").to(victim.mean), victim)
+        if self.start_kind == "uniform":
+            return victim.normalize(uniform_rows(shape, seeds, "pixels").to(victim.mean))
+        return victim.normalize(victim.mean.new_full((len(seeds), *shape), 0.5))
+
+    def decode(self, variable: Tensor, victim: Victim) -> Tensor:
+        """Return the pixels of `variable`."""
+        return victim.denormalize(variable)
+
+    def project(self, variable: Tensor, victim: Victim) -> Tensor:
+        """Return the nearest variable whose pixels are in [0, 1], or `variable` where there is no box."""
+        if not self.box:
+            return variable
+        low, high = (victim.normalize(victim.mean.new_full(victim.image_shape, edge)) for edge in (0.0, 1.0))
+        return torch.clamp(variable, low, high)

@@ -1,0 +1,27 @@
+"""Victims: one architecture per file, each a function that returns a `Victim`; `training` trains them."""
+
+from gibench.victims.base import Stage, Victim, seeded
+from gibench.victims.by_path import by_path
+from gibench.victims.cnn import cnn
+from gibench.victims.convnet import convnet64
+from gibench.victims.lenet import lenet
+from gibench.victims.mlp import mlp
+from gibench.victims.resnet import lti_resnet20, resnet18, resnet20, resnet20_4
+from gibench.victims.weights import load_weights, save_weights
+
+__all__ = [
+    "Stage",
+    "Victim",
+    "by_path",
+    "cnn",
+    "convnet64",
+    "lenet",
+    "load_weights",
+    "lti_resnet20",
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet20_4",
+    "save_weights",
+    "seeded",
+]

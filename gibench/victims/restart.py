@@ -1,0 +1,108 @@
+"""What makes a killed training continue exactly: random numbers that follow from counters, and a state saved whole."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from gibench.seeding import generator
+from gibench.victims.weights import write_atomically
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+class EpochOrder(Sampler[Tensor]):
+    """Batches of indices: one permutation per epoch, which depends on the seed and the number of the epoch alone."""
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch, after a restart too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator function, because Lightning asks for the iterator before it sets the epoch.
+        order = torch.randperm(self.size, generator=generator("order", self.seed, self.epoch))
+        yield from torch.split(order, self.batch_size)
+
+
+def shift_and_mirror(images: Tensor) -> Tensor:
+    """Shift each of the images (N, C, H, W) by -4..4 pixels in both directions over black, and mirror half of them."""
+    count, _, height, width = images.shape
+    shifts = torch.randint(0, 9, (2, count, 1))
+    rows = shifts[0] + torch.arange(height)
+    columns = shifts[1] + torch.arange(width)
+    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    padded = F.pad(images, (4, 4, 4, 4)).movedim(1, -1)
+    chosen = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return chosen.movedim(-1, 1).contiguous()
+
+
+def fit_from(
+    state: Path,
+    module: LightningModule,
+    loader: DataLoader[Any],
+    *,
+    epochs: int,
+    callbacks: list[Callback],
+    accelerator: str,
+    precision: Precision,
+) -> None:
+    """Train for `epochs` epochs in all, from `state` where that exists; it is replaced after each epoch.
+
+    Logs go to the folder `log` beside `state`. The global random state on the CPU is left as it was.
+    """
+    # Not max_steps: with it Lightning takes a resumed epoch for unfinished, and repeats a step.
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        callbacks=[
+            *callbacks,
+            ModelCheckpoint(state.parent, state.stem, save_on_train_epoch_end=True, enable_version_counter=False),
+            TQDMProgressBar(refresh_rate=20),
+        ],
+        logger=CSVLogger(state.parent, name="log"),
+        plugins=[_AtomicCheckpoints()],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with torch.random.fork_rng(devices=[]), _deterministic_convolutions():
+        trainer.fit(module, loader, ckpt_path=state if state.is_file() else None)
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's own writer goes through the temporary folder, from where a move to another disk is not atomic."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:  # noqa: ARG002
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(buffer.getvalue(), Path(path))
+
+
+@contextmanager
+def _deterministic_convolutions() -> Iterator[None]:
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before

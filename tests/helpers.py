@@ -1,0 +1,57 @@
+"""Small victims and batches that many tests share."""
+
+import torch
+from torch import nn
+
+from gibench.types import Batch
+from gibench.victims import Victim, seeded
+
+
+def small_victim(*, batch_norm: bool = False, num_classes: int = 10, seed: int = 0, side: int = 8) -> Victim:
+    """A smooth convolutional net of a few hundred parameters for (3, side, side) images, which normalizes."""
+
+    def build() -> nn.Module:
+        layers = [nn.Conv2d(3, 4, 3, stride=2, padding=1), *([nn.BatchNorm2d(4)] if batch_norm else [])]
+        return nn.Sequential(*layers, nn.Sigmoid(), nn.Flatten(), nn.Linear(4 * (side // 2) ** 2, num_classes))
+
+    return Victim(
+        seeded(build, seed),
+        architecture="small",
+        image_shape=(3, side, side),
+        num_classes=num_classes,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+        initialization=f"default, seed {seed}",
+    )
+
+
+def fully_connected(*, num_classes: int = 10, seed: int = 0, side: int = 8) -> Victim:
+    """A ReLU net whose first layer sees the image."""
+    pixels = 3 * side * side
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 64), nn.ReLU(), nn.Linear(64, num_classes))
+
+    return Victim(
+        seeded(build, seed),
+        architecture="fully connected",
+        image_shape=(3, side, side),
+        num_classes=num_classes,
+        initialization=f"default, seed {seed}",
+    )
+
+
+def batch_of(updates: int, size: int, *, side: int = 8, seed: int = 0) -> Batch:
+    """Random smooth images with random labels; update u is the same whatever `updates` is."""
+    images, labels = [], []
+    for update in range(updates):
+        source = torch.Generator().manual_seed(1000 * seed + update)
+        coarse = torch.rand(size, 3, side // 2, side // 2, generator=source)
+        images.append(nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear").clamp(0, 1))
+        labels.append(torch.randint(10, (size,), generator=source))
+    return Batch(
+        images=torch.stack(images),
+        labels=torch.stack(labels),
+        image_ids=tuple(tuple(f"test/{u}/{b}" for b in range(size)) for u in range(updates)),
+        update_ids=tuple(f"update-{u}" for u in range(updates)),
+    )
