@@ -1,10 +1,10 @@
 """Images of your own: one .npz file with images and labels."""
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 from gibench.data.archive import as_images, as_labels, read_array
-from gibench.data.base import ImageDataModule, Sampling
+from gibench.data.base import ImageDataModule
 from gibench.data.collection import Collection, divide
 
 
@@ -25,7 +25,7 @@ class Arrays(ImageDataModule):
         ShapeError: for shapes or labels other than these.
     """
 
-    def __init__(self, path: str | Path, **sampling: Unpack[Sampling]) -> None:
+    def __init__(self, path: str | Path, **sampling: Any) -> None:  # noqa: ANN401 - ImageDataModule types them
         super().__init__(**sampling)
         self.path = Path(path)
         self.name = self.path.stem

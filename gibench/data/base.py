@@ -2,9 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection as Names
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 from lightning import LightningDataModule
 from torch import from_numpy
@@ -16,18 +16,6 @@ from gibench.data.samplers import SamplerName, check_k, draw
 from gibench.data.splits import SPLIT_NAMES, Split, SplitName, ids_hash, shuffled
 from gibench.errors import ConfigurationError
 from gibench.types import Batch
-
-
-class Sampling(TypedDict, total=False):
-    """The arguments of ImageDataModule, for the constructors of its subclasses."""
-
-    batch_size: int
-    updates: int
-    together: int
-    sampler: SamplerName
-    k: int | None
-    seed: int
-    split_for_attack: Literal["tune", "score"]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -161,11 +149,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Find or download the data set; Lightning calls this in one process."""
         _ = self._collection
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+    def setup(self, stage: str | None = None) -> None:
         """Draw the private batches; Lightning calls this in every process."""
         _ = self._batches
 
-    def skip(self, update_ids: Names[str]) -> None:
+    def skip(self, update_ids: Iterable[str]) -> None:
         """Leave out the groups whose updates are all in `update_ids`.
 
         A group with an unfinished update comes back whole, so that a resumed run computes what an unbroken one does.

@@ -1,9 +1,9 @@
 """CIFAR-10: 60,000 color images of 32 x 32 pixels in ten classes (Krizhevsky, 2009)."""
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
-from gibench.data.base import ImageDataModule, Sampling
+from gibench.data.base import ImageDataModule
 from gibench.data.collection import Collection
 from gibench.data.official import collect_official, data_root
 
@@ -25,7 +25,7 @@ class CIFAR10(ImageDataModule):
         DataNotFoundError: on first use, when the data set is neither there nor downloadable.
     """
 
-    def __init__(self, root: str | Path | None = None, *, download: bool = False, **sampling: Unpack[Sampling]) -> None:
+    def __init__(self, root: str | Path | None = None, *, download: bool = False, **sampling: Any) -> None:  # noqa: ANN401 - ImageDataModule types them
         super().__init__(**sampling)
         self.name = "cifar10"
         self.root = data_root(root)

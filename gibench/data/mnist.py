@@ -1,9 +1,9 @@
 """MNIST: 70,000 gray digits of 28 x 28 pixels (LeCun, Cortes and Burges, 1998)."""
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
-from gibench.data.base import ImageDataModule, Sampling
+from gibench.data.base import ImageDataModule
 from gibench.data.collection import Collection
 from gibench.data.official import collect_official, data_root
 
@@ -23,7 +23,7 @@ class MNIST(ImageDataModule):
         DataNotFoundError: on first use, when the data set is neither there nor downloadable.
     """
 
-    def __init__(self, root: str | Path | None = None, *, download: bool = False, **sampling: Unpack[Sampling]) -> None:
+    def __init__(self, root: str | Path | None = None, *, download: bool = False, **sampling: Any) -> None:  # noqa: ANN401 - ImageDataModule types them
         super().__init__(**sampling)
         self.name = "mnist"
         self.root = data_root(root)

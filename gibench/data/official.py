@@ -45,18 +45,14 @@ def collect_official(
         class_names: one per class.
     """
     read = _find(name, root, download=download, dataset=dataset, folder=folder)
-    labels = {
-        part: as_labels(array, array.size, f"{root}: {part}_labels of {name}", num_classes=len(class_names))
-        for part in ("train", "test")
-        for array in [read(f"{part}_labels")]
-    }
+    labels = {part: _read_labels(read, f"{part}_labels", root, len(class_names)) for part in ("train", "test")}
     ids = {part: tuple(f"{name}/{part}/{index:05d}" for index in range(len(labels[part]))) for part in labels}
     rows: dict[SplitName, list[int]] = {"prior": list(range(len(labels["train"]))), **tune_and_score(ids["test"])}
 
     def pool(split: SplitName, part: str) -> Pool:
         count = len(labels[part])
         return Pool(
-            partial(_read_images, read, f"{part}_images", (count, *image_shape), rows[split]),
+            partial(_read_images, read, f"{part}_images", root, (count, *image_shape), rows[split]),
             labels[part][rows[split]],
             tuple(ids[part][row] for row in rows[split]),
         )
@@ -71,12 +67,10 @@ def collect_official(
 
 def _find(name: str, root: Path, *, download: bool, dataset: str, folder: str) -> Read:
     arrays = root / f"{name}.npz"
-    if (root / folder).is_dir():
-        return partial(_read_torchvision, dataset, root, False)
+    if (root / folder).is_dir() or (download and not arrays.is_file()):
+        return partial(_read_torchvision, dataset, root, download)
     if arrays.is_file():
         return partial(read_array, arrays)
-    if download:
-        return partial(_read_torchvision, dataset, root, True)
     raise DataNotFoundError(
         f"{dataset} is not in {root} (neither {folder} nor {arrays.name}); "
         f"set GIBENCH_DATA or root to its folder, or set download to true."
@@ -98,9 +92,16 @@ def _read_torchvision(dataset: str, root: Path, download: bool, key: str) -> NDA
     return np.asarray(images.data if kind == "images" else images.targets)
 
 
-def _read_images(read: Read, key: str, shape: tuple[int, ...], rows: list[int]) -> NDArray[Any]:
-    images = as_images(read(key), key)
+def _read_labels(read: Read, key: str, root: Path, num_classes: int) -> NDArray[np.int64]:
+    labels = read(key)
+    return as_labels(labels, labels.size, f"{root}: {key}", num_classes=num_classes)
+
+
+def _read_images(read: Read, key: str, root: Path, shape: tuple[int, ...], rows: list[int]) -> NDArray[Any]:
+    images = as_images(read(key), f"{root}: {key}")
     count, channels, height, width = shape
     if images.shape != (count, height, width, channels):
-        raise ShapeError(f"{key} has shape {images.shape}; its labels ask for {(count, height, width, channels)}.")
+        raise ShapeError(
+            f"{root}: {key} has shape {images.shape}; its labels ask for {(count, height, width, channels)}."
+        )
     return images if len(rows) == count else images[rows]

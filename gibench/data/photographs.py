@@ -2,13 +2,13 @@
 
 from functools import cache
 from importlib.resources import as_file, files
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gibench.data.base import ImageDataModule, Sampling
+from gibench.data.base import ImageDataModule
 from gibench.data.collection import Collection, divide
 from gibench.errors import DataNotFoundError
 
@@ -64,7 +64,7 @@ class Photographs(ImageDataModule):
         DataNotFoundError: on first use, when scikit-image is not installed or lacks a photograph.
     """
 
-    def __init__(self, **sampling: Unpack[Sampling]) -> None:
+    def __init__(self, **sampling: Any) -> None:  # noqa: ANN401 - ImageDataModule types them
         super().__init__(**sampling)
         self.name = "photographs"
 

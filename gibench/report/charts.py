@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from gibench.metrics.intervals import Interval
 
-WIDTH, LEFT, RIGHT, BOTTOM = 520, 46, 14, 40
-RADIUS = 2.2
-LANE = 46
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 520, 300, 46, 14, 40
+RADIUS = 2.6
+LANE = 66
+_LABEL_ROW = 15
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,28 @@ class Point:
 
 def strip(lanes: Sequence[Lane], marks: Sequence[Mark], *, label: str) -> Markup:
     """Draw one dot per image, stacked, so that two modes look like two; below each lane its mean and interval."""
-    marks = sorted(marks, key=lambda mark: mark.value, reverse=True)
-    top = 8 + 15 * len(marks)
+    marks = sorted(marks, key=lambda mark: mark.value)  # rising: no line runs through a label
+    top = 12 + _LABEL_ROW * len(marks)
     bottom = top + LANE * len(lanes)
     svg = _svg(bottom + BOTTOM, label)
     values = [value for lane in lanes for value in lane.values] + [mark.value for mark in marks]
-    ticks = _ticks(min(values), max(values))
-    x = Scale(ticks[0], ticks[-1], LEFT - 30, WIDTH - RIGHT)
+    ticks = round_ticks(min(values), max(values))
+    x = Scale(ticks[0], ticks[-1], RADIUS, WIDTH - RIGHT)
     _x_axis(svg, x, ticks, (top, bottom), label)
     for row, mark in enumerate(marks):
-        _line(svg, x(mark.value), 8 + 15 * row, x(mark.value), bottom, f"mark {mark.color}")
-        _text(svg, x(mark.value) + 5, 18 + 15 * row, mark.label, "mark-label")
+        place, start = x(mark.value), 4 + _LABEL_ROW * row
+        _line(svg, place, start, place, bottom, f"mark {mark.color}")
+        room = place < WIDTH - 150
+        _text(svg, place + (5 if room else -5), start + 10, mark.label, "mark-label", anchor="start" if room else "end")
     for row, lane in enumerate(lanes):
         _lane(svg, x, top + LANE * row, lane)
     return _markup(svg)
 
 
 def _lane(svg: ET.Element, x: Scale, top: float, lane: Lane) -> None:
-    base = top + LANE - 10
+    base = top + LANE - 12
     bins = Counter(round(x(value) / (2 * RADIUS)) for value in lane.values)
-    step = min(2 * RADIUS, (LANE - 26) / max(bins.values()))
+    step = min(2 * RADIUS, (LANE - 36) / max(bins.values()))
     dots = [
         f"M{place * 2 * RADIUS:.1f} {base - RADIUS - step * level:.1f}h0"
         for place, count in sorted(bins.items())
@@ -107,45 +110,45 @@ def _lane(svg: ET.Element, x: Scale, top: float, lane: Lane) -> None:
     )
     _line(svg, x.start, base, x.end, base, "grid")
     low, mean, high = _ends(lane.interval)
-    _line(svg, x(low), base + 4, x(high), base + 4, f"interval-bar {lane.color}")
-    _line(svg, x(mean), base, x(mean), base + 8, f"interval-bar {lane.color}")
-    _text(svg, x.end, top + 12, lane.name, "lane", anchor="end")
-    _text(svg, x.end, top + 26, lane.note, "tick", anchor="end")
+    _line(svg, x(low), base + 5, x(high), base + 5, f"interval-bar {lane.color}")
+    _line(svg, x(mean), base + 1, x(mean), base + 9, f"interval-bar {lane.color}")
+    _text(svg, x.end, top + 16, lane.name, "lane", anchor="end", note=f"  {lane.note}")
 
 
-def curves(lines: Sequence[Curve], *, x_label: str, y_label: str, log_y: bool = False, height: int = 300) -> Markup:
-    """Draw lines over a common axis; y in percent of 1, or logarithmic."""
-    svg = _svg(height, f"{y_label} against {x_label}")
-    points = [point for line in lines for point in line.points]
-    x_ticks = _ticks(0.0, max(place for place, _ in points))
+def curves(
+    lines: Sequence[Curve], *, x_label: str, y_label: str, y_ticks: Sequence[float], log_y: bool = False
+) -> Markup:
+    """Draw lines over a common axis that begins at 0; `y_ticks` from the lowest to the highest."""
+    svg = _svg(HEIGHT, f"{y_label} against {x_label}")
+    x_ticks = round_ticks(0.0, max(place for line in lines for place, _ in line.points))
     x = Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
-    y_ticks = _decades([value for _, value in points]) if log_y else [0.0, 0.25, 0.5, 0.75, 1.0]
-    y = Scale(y_ticks[0], y_ticks[-1], height - BOTTOM, 24, log=log_y)
-    _x_axis(svg, x, x_ticks, (24, height - BOTTOM), x_label)
-    _y_axis(svg, y, y_ticks, y_label, percent=not log_y)
+    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, 24, log=log_y)
+    _x_axis(svg, x, x_ticks, (24, HEIGHT - BOTTOM), x_label)
+    _y_axis(svg, y, y_ticks, y_label)
     for line in lines:
-        path = "L".join(f"{x(place):.1f} {y(max(value, y.low)):.1f}" for place, value in line.points)
+        path = "L".join(f"{x(place):.1f} {y(value):.1f}" for place, value in line.points)
         element = ET.SubElement(svg, "path", {"class": f"curve {line.color}", "d": f"M{path}"})
         ET.SubElement(element, "title").text = line.name
     return _markup(svg)
 
 
-def quality_against_cost(points: Sequence[Point], floor: Mark | None, *, height: int = 300) -> Markup:
+def quality_against_cost(points: Sequence[Point], floor: Mark | None) -> Markup:
     """Draw mean PSNR with its interval over gradient evaluations per image; what needs none stands at 1."""
     x_label, y_label = "gradient evaluations per image", "PSNR, dB"
-    svg = _svg(height, f"{y_label} against {x_label}")
-    x_ticks = _decades([max(point.cost, 1.0) for point in points])
+    svg = _svg(HEIGHT, f"{y_label} against {x_label}")
+    x_ticks = decades([max(point.cost, 1.0) for point in points])
     values = [value for point in points for value in _ends(point.interval)] + ([floor.value] if floor else [])
-    y_ticks = _ticks(min(values), max(values))
+    y_ticks = round_ticks(min(values), max(values))
     x = Scale(x_ticks[0], x_ticks[-1], LEFT + 12, WIDTH - RIGHT - 12, log=True)
-    y = Scale(y_ticks[0], y_ticks[-1], height - BOTTOM, 24)
-    _x_axis(svg, x, x_ticks, (24, height - BOTTOM), x_label)
+    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, 24)
+    _x_axis(svg, x, x_ticks, (24, HEIGHT - BOTTOM), x_label)
     _y_axis(svg, y, y_ticks, y_label)
     if floor:
         _line(svg, LEFT, y(floor.value), WIDTH - RIGHT, y(floor.value), f"mark {floor.color}")
         _text(svg, WIDTH - RIGHT, y(floor.value) - 5, floor.label, "mark-label", anchor="end")
-    for point in points:
-        place = x(max(point.cost, 1.0))
+    for index, point in enumerate(points):
+        alike = sum(other.cost == point.cost for other in points[:index])
+        place = x(max(point.cost, 1.0)) + 11 * ((alike + 1) // 2) * (-1) ** alike  # side by side, not on top
         low, mean, high = _ends(point.interval)
         _line(svg, place, y(low), place, y(high), f"interval-bar {point.color}")
         dot = {"class": f"point {point.color}", "cx": f"{place:.1f}", "cy": f"{y(mean):.1f}", "r": "5"}
@@ -162,9 +165,14 @@ def _line(svg: ET.Element, x1: float, y1: float, x2: float, y2: float, style: st
     ET.SubElement(svg, "line", {"class": style, **ends})
 
 
-def _text(svg: ET.Element, x: float, y: float, words: str, style: str, *, anchor: str = "start") -> None:
+def _text(
+    svg: ET.Element, x: float, y: float, words: str, style: str, *, anchor: str = "start", note: str = ""
+) -> None:
     place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "class": style}
-    ET.SubElement(svg, "text", place).text = words
+    element = ET.SubElement(svg, "text", place)
+    element.text = words
+    if note:
+        ET.SubElement(element, "tspan", {"class": "note"}).text = note
 
 
 def _x_axis(svg: ET.Element, x: Scale, ticks: Sequence[float], span: tuple[float, float], label: str) -> None:
@@ -175,15 +183,15 @@ def _x_axis(svg: ET.Element, x: Scale, ticks: Sequence[float], span: tuple[float
     _text(svg, WIDTH - RIGHT, bottom + 34, label, "axis", anchor="end")
 
 
-def _y_axis(svg: ET.Element, y: Scale, ticks: Sequence[float], label: str, *, percent: bool = False) -> None:
+def _y_axis(svg: ET.Element, y: Scale, ticks: Sequence[float], label: str) -> None:
     for tick in ticks:
-        words = _power(tick) if y.log else f"{100 * tick if percent else tick:g}"
+        words = _power(tick) if y.log else f"{tick:g}"
         _line(svg, LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid")
         _text(svg, LEFT - 8, y(tick) + 4, words, "tick", anchor="end")
     _text(svg, 0, 12, label, "axis")
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Four to eight round numbers that enclose [low, high]."""
     raw = max(high - low, 1e-9) / 5
     power = 10.0 ** math.floor(math.log10(raw))
@@ -192,7 +200,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(step * index, 10) for index in range(first, max(last, first + 1) + 1)]
 
 
-def _decades(values: Sequence[float]) -> list[float]:
+def decades(values: Sequence[float]) -> list[float]:
     """Powers of ten that enclose the positive ones among `values`."""
     positive = [value for value in values if value > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))

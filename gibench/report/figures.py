@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from gibench.metrics.risk import risk_curve
-from gibench.report.charts import Curve, Lane, Mark, Point, curves, quality_against_cost, strip
+from gibench.report.charts import Curve, Lane, Mark, Point, curves, decades, quality_against_cost, round_ticks, strip
 from gibench.report.pictures import gif_uri, load_animation
 from gibench.report.summary import Group, Row
 from gibench.report.words import percent
@@ -60,8 +60,10 @@ def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping
         records = list(attacks[name].values())
         failed = [record.status != "ok" for record in records]
         curve = risk_curve([record.mse for record in records], image_size=1, failed=failed, deltas=deltas)
-        lines.append(Curve(name, color, list(zip(deltas, curve.risk.tolist(), strict=True))))
-    return curves(lines, x_label="δ, RMS error per pixel", y_label="images missed by more than δ, %")
+        lines.append(Curve(name, color, list(zip(deltas, (100 * curve.risk).tolist(), strict=True))))
+    return curves(
+        lines, x_label="δ, RMS error per pixel", y_label="images missed by more than δ, %", y_ticks=range(0, 101, 25)
+    )
 
 
 def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
@@ -75,20 +77,27 @@ def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
 def animation(run_folder: Path, rows: Sequence[Row], colors: Mapping[str, str]) -> Animation | None:
     """The recorded optimization of the best attack that has one."""
     for row in attacking(rows):
-        stored = load_animation(run_folder, row.scenario, row.attack)
+        stored = load_animation(run_folder, row.scenario, row.attack) if row.kind == "attack" else None
         if stored is not None:
-            steps = stored["steps"].tolist()
-            course = list(zip(map(float, steps), stored["objective"].tolist(), strict=True))
-            finite = [(step, value) for step, value in course if math.isfinite(value)]
-            line = Curve(row.attack, colors[row.attack], finite or [(0.0, 1.0)])
+            steps: list[int] = stored["steps"].tolist()
             return Animation(
                 attack=row.attack,
                 gif=gif_uri(stored["frames"], stored["private"]),
-                objective=curves([line], x_label="step", y_label="objective", log_y=True, height=220),
+                objective=_course(
+                    Curve(row.attack, colors[row.attack], list(zip(steps, stored["objective"].tolist(), strict=True)))
+                ),
                 first_step=steps[0],
                 last_step=steps[-1],
             )
     return None
+
+
+def _course(line: Curve) -> Markup:
+    """An objective over its steps; logarithmic where it spans more than a factor of ten."""
+    values = [value for _, value in line.points]
+    log_y = min(values) > 0 and max(values) > 10 * min(values)
+    ticks = decades(values) if log_y else round_ticks(min(values), max(values))
+    return curves([line], x_label="step", y_label="objective", y_ticks=ticks, log_y=log_y)
 
 
 def attacking(rows: Sequence[Row]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -33,6 +34,11 @@ class Gallery:
     rule: str
     groups: list[tuple[str, int]]
     rows: list[tuple[str, list[Picture]]]
+
+    @property
+    def starts(self) -> set[int]:
+        """Columns at which a group other than the first begins."""
+        return set(accumulate(count for _, count in self.groups))
 
 
 class Album:
@@ -104,6 +110,8 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
 def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = None, images: int = 8) -> Path:
     """Draw "private next to reconstructed" as a PNG: a row per attack, the first `images` images by id.
 
+    A reconstruction that failed stays blank.
+
     Args:
         run_folder: of a run with stored reconstructions.
         path: of the PNG.
@@ -125,8 +133,10 @@ def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = Non
     keys = sorted(album.images(), key=lambda key: (attacks[first][key].image_id, key))[:images]
     strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
     for row in (row for row in album.rows if row.kind == "attack"):
-        note = f"{signed(row.psnr.value or 0.0)} dB on average"
-        strip.append((row.attack, note, [album.tensor(row.attack, key, "images") for key in keys]))
+        found = attacks[row.attack]
+        solved = [key if key in found and found[key].status == "ok" else None for key in keys]
+        pictures = [album.tensor(row.attack, key, "images") if key else None for key in solved]
+        strip.append((row.attack, f"{signed(row.psnr.value or 0.0)} dB on average", pictures))
     picture = draw_strip(strip)
     write_atomically(path, lambda part: picture.save(part, "PNG", optimize=True))
     return path

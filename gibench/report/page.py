@@ -25,7 +25,7 @@ def write_report(run_folder: Path) -> Path:
     It is made of `records.jsonl`, `manifest.json` and the stored pictures only, so it can be made again at any time.
 
     Raises:
-        RecordError: when records or manifest are damaged.
+        RecordError: when the folder holds no run, or its records or manifest are damaged.
         StorageError: when the page cannot be written.
     """
     groups = group(read_records(run_folder / "records.jsonl"))
@@ -46,7 +46,7 @@ def write_report(run_folder: Path) -> Path:
             scenarios=scenarios,
             colors=colors,
             success_psnr=success_psnr,
-            images=len({(record.scenario, record.image_id) for record in records}),
+            images=len({record.image_id for record in records}),
             failures=sum(row.failures for row in rows if row.kind == "attack"),
             unavailable={name: why for name, why in manifest.get("metrics", {}).items() if why != "available"},
         )
@@ -69,6 +69,7 @@ def _environment() -> Environment:
         "amount": words.amount,
         "bounds": words.bounds,
         "memory": _memory,
+        "decibels": words.decibels,
         "error": lambda value: f"{value:.4f}" if value >= 0.0001 or value == 0 else f"{value:.0e}",
         "percent": words.percent,
         "plain": lambda name: name.removeprefix("floor: "),
@@ -101,6 +102,7 @@ def _scenario(
         "cost": figures.cost_plot(rows, colors) if shown else None,
         "animation": figures.animation(run_folder, rows, colors),
         "cells": cells,
+        "devices": _devices(cells, [row.attack for row in shown]),
         "victims": _distinct(cells, "victim"),
         "data": _distinct(cells, "data"),
     }
@@ -108,6 +110,18 @@ def _scenario(
 
 def _cells(manifest: Mapping[str, Any], scenario: str) -> dict[str, Mapping[str, Any]]:
     return {cell["attack"]: cell for cell in manifest.get("cells", []) if cell["scenario"] == scenario}
+
+
+def _devices(cells: Mapping[str, Mapping[str, Any]], attacks: Sequence[str]) -> str:
+    """Say where and in what precision the attacks ran; by name where they differ."""
+    names: dict[str, list[str]] = {}
+    for attack in attacks:
+        cell = cells.get(attack, {})
+        where = ", ".join(str(cell[field]) for field in ("device", "precision") if cell.get(field))
+        names.setdefault(where or "device not recorded", []).append(attack)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{where}: {words.listing(found)}" for where, found in names.items())
 
 
 def _distinct(cells: Mapping[str, Mapping[str, Any]], field: str) -> list[Any]:
@@ -126,9 +140,11 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _read_manifest(run_folder: Path) -> dict[str, Any]:
-    """Read `manifest.json`; a run that was killed early has none yet, and the page says so."""
+    """Read `manifest.json`; a run that was killed early has records but no manifest yet, and the page says so."""
     path = run_folder / "manifest.json"
     if not path.exists():
+        if not (run_folder / "records.jsonl").exists():
+            raise RecordError(f"{run_folder} holds no run; pass a folder with records.jsonl.")
         return {}
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -141,4 +157,4 @@ def _read_manifest(run_folder: Path) -> dict[str, Any]:
 
 def _memory(size: int | None) -> str:
     """Write bytes in MiB, or nothing where they were not measured."""
-    return "–" if size is None else f"{size / 2**20:,.0f} MiB"
+    return f"{size / 2**20:,.0f} MiB" if size else "–"

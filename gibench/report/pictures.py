@@ -53,26 +53,27 @@ def gif_uri(frames: Tensor, private: Tensor, *, most_frames: int = 25, side: int
     the first and the last among them; a bar shows the progress. Pixels are enlarged by repetition to about `side`.
     """
     chosen = torch.linspace(0, len(frames) - 1, min(most_frames, len(frames))).round().long().tolist()
-    truth = _thumbnail(to_image(private))
-    pictures = [_pair(truth, _thumbnail(to_image(frames[i])), i / max(len(frames) - 1, 1), side) for i in chosen]
+    truth = _enlarged(to_image(private), side)
+    pictures = [_frame(truth, _enlarged(to_image(frames[i]), side), i / max(len(frames) - 1, 1)) for i in chosen]
     durations = [140] * (len(pictures) - 1) + [2500]
     buffer = io.BytesIO()
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return _uri(buffer, "image/gif")
 
 
-def _pair(private: Image.Image, image: Image.Image, progress: float, side: int) -> Image.Image:
-    """One frame. Colors are reduced before enlarging, so that enlarged pixels stay flat squares."""
-    factor = max(1, side // max(private.size))
-    width, height = private.width * factor, private.height * factor
-    small = Image.new("RGB", (2 * private.width, private.height))
-    small.paste(private, (0, 0))
-    small.paste(image, (private.width, 0))
-    large = small.quantize(250, dither=Image.Dither.NONE).convert("RGB")
-    large = large.resize((2 * width, height), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, side: int) -> Image.Image:
+    """Reduce to 120 colors, so that two pictures share the 256 of a GIF, then enlarge by repeating pixels."""
+    image = _thumbnail(image).convert("RGB").quantize(120, dither=Image.Dither.NONE).convert("RGB")
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _frame(private: Image.Image, image: Image.Image, progress: float) -> Image.Image:
+    """Both pictures side by side, over a bar that is filled up to `progress`."""
+    width, height = private.size
     frame = Image.new("RGB", (2 * width + GAP, height + 2 * GAP), NEUTRAL)
-    frame.paste(large.crop((0, 0, width, height)), (0, 0))
-    frame.paste(large.crop((width, 0, 2 * width, height)), (width + GAP, 0))
+    frame.paste(private, (0, 0))
+    frame.paste(image, (width + GAP, 0))
     ImageDraw.Draw(frame).rectangle((0, height + GAP, round(progress * frame.width), frame.height), fill=ACCENT)
     return frame.quantize(256, dither=Image.Dither.NONE)
 
@@ -93,7 +94,9 @@ def draw_strip(rows: Sequence[tuple[str, str, Sequence[Tensor | None]]], *, side
         draw.text((margin, top + side / 2 + 11), note, fill=NEUTRAL, font=small, anchor="lm")
         for column, image in enumerate(images):
             if image is not None:
-                picture = to_image(image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+                picture = to_image(image).convert("RGB")
+                how = Image.Resampling.NEAREST if max(picture.size) <= side else Image.Resampling.BOX
+                picture = picture.resize((side, side), how)
                 strip.paste(picture, (margin + gutter + column * (side + gap), top))
     return strip
 

@@ -25,17 +25,14 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 
     Bold: no attack of the scenario is better beyond noise. Yellow: the attack does not clear its floor.
     """
+    width = min(100, console.width)
     for scenario, members in groupby(reading_order(rows), key=lambda row: row.scenario):
-        table = Table(title=Text(scenario, "bold"), title_justify="left", box=None, padding=(0, 1, 0, 0), width=100)
+        table = Table(title=Text(scenario, "bold"), title_justify="left", box=None, padding=(0, 1, 0, 0), width=width)
         table.add_column(Text("attack", "dim"), ratio=1, overflow="fold")
-        for name, width in _COLUMNS.items():
-            table.add_column(Text(name, "dim"), justify="right", min_width=width, max_width=width)
-        previous = None
+        for name, characters in _COLUMNS.items():
+            table.add_column(Text(name, "dim"), justify="right", min_width=characters, max_width=characters)
         for row in members:
-            if previous and previous != row.kind and row.kind in ("control", "floor"):
-                table.add_section()
             table.add_row(*_cells(row), style=_style(row))
-            previous = row.kind
         console.print(table)
         console.print()
     console.print(
@@ -43,7 +40,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         "noise. labels: % named. grads, s: gradient evaluations and seconds per image.",
         style="dim",
         markup=False,
-        width=100,
+        width=width,
     )
 
 

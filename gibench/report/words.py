@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from gibench.metrics.intervals import Interval
 from gibench.report.summary import Row
 
+NO_BREAK = "\u00a0"
+
 _KNOWLEDGE: dict[str, dict[str, str]] = {
     "server": {
         "honest": "The server is honest but curious",
@@ -74,22 +76,30 @@ def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
     leaking = [row for row in attacks if row.verdict in ("leak", "leak in part")]
     silent = [row.attack for row in attacks if row.verdict == "no leak measured"]
     best = (leaking or attacks)[0]
-    reach = f"{best.attack} reaches {decibels(best.psnr)} dB on average"
+    reach = f"{best.attack} reaches {_in_decibels(best.psnr)} on average"
     if best.verdict is None:
         return f"{reach}; no floor is recorded yet to hold it against."
     if best.verdict == "too few updates":
         return f"{reach}; one update is too few for an interval, so nothing is concluded."
     if not leaking:
         return f"No leak measured: {reach}, as the best attack, and does not clear its floor ({_floor(best)})."
-    share = f"recovers {percent(best.success.value)} % of {best.images:,} images to {success_psnr:g} dB or better"
+    share = (
+        f"recovers {percent(best.success.value)}{NO_BREAK}% of {best.images:,} images to {success_psnr:g} dB or better"
+    )
     if best.verdict == "leak in part":
-        mean = f"its mean, {decibels(best.psnr)} dB, does not clear the floor ({_floor(best)})"
+        mean = f"its mean of {_in_decibels(best.psnr)} does not clear the floor ({_floor(best)})"
         said = f"{best.attack} {share}, although {mean}"
     else:
-        said = f"{reach}, {decibels(best.margin)} dB above the best floor ({_floor(best)}), and {share}"
+        said = f"{reach}, {_in_decibels(best.margin)} above the best floor ({_floor(best)}), and {share}"
     ties = [row.attack for row in leaking if row.leads and best.leads and row is not best]
     said += f"; {listing(ties)} {'is' if len(ties) == 1 else 'are'} within noise of it" if ties else ""
     return f"{said}; no leak measured with {listing(silent)}." if silent else f"{said}."
+
+
+def _in_decibels(interval: Interval | None) -> str:
+    """Write "16.3 dB [15.9, 16.7]", kept on one line."""
+    mean, _, ends = decibels(interval).partition(" ")
+    return f"{mean} dB {ends}".rstrip().replace(" ", NO_BREAK)
 
 
 def _floor(row: Row) -> str:
@@ -103,8 +113,9 @@ def batch(rows: Sequence[Row]) -> str:
     """Say how many images and updates a scenario has, from its fullest row."""
     fullest = max(rows, key=lambda row: row.images)
     size = fullest.images / fullest.updates
-    per = "1 image" if size == 1 else f"{size:.3g} images"
-    return f"{fullest.images:,} images in {fullest.updates:,} updates of {per} each"
+    images = f"{fullest.images:,} {'image' if fullest.images == 1 else 'images'}"
+    updates = f"{fullest.updates:,} {'update' if fullest.updates == 1 else 'updates'}"
+    return f"{images}, one per update" if size == 1 else f"{images} in {updates} of {size:.3g}"
 
 
 def listing(names: Sequence[str]) -> str:
@@ -145,5 +156,7 @@ def percent(share: float | None) -> str:
 
 def amount(value: float) -> str:
     """Write a cost with about three digits: 0.12, 3.4, 56, 4,800."""
+    if 0 < value < 0.01:
+        return "<0.01"
     digits = 0 if value >= 10 or value == 0 else 1 if value >= 1 else 2
     return f"{value:,.{digits}f}"

@@ -11,7 +11,6 @@ import lightning
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
@@ -121,7 +120,7 @@ def test_the_attacked_split_is_score_or_tune(path: Path) -> None:
 
 
 def test_changing_a_split_does_not_change_the_data_set(path: Path) -> None:
-    module = Arrays(path)
+    module = Arrays(path, updates=5)
     before = module.describe()
     module.split("score").images.zero_()
     module.split("score").labels.zero_()
@@ -198,8 +197,9 @@ def test_the_trainer_sees_every_group_once(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_the_shipped_configurations_build(config: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=ImageDataModule)
-    parsed = parser.parse_object({"data": yaml.safe_load(config.read_text())})
-    assert parsed.data.init_args.sampler == "natural"  # the options of the base class are options of each
+    parser.add_argument("--data", type=ImageDataModule, sub_configs=True)
+    parsed = parser.parse_args([f"--data={config}", "--data.sampler=distinct"])
+    assert parsed.data.init_args.together == 32  # the options of the base class are options of each, with its defaults
     module = parser.instantiate_classes(parsed).data
     assert (module.name, module.updates) == ("images" if config.stem == "arrays" else config.stem, 100)
+    assert module.sampler == "distinct"

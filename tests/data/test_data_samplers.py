@@ -16,7 +16,7 @@ many_labels = st.lists(st.integers(0, 4), max_size=60)
 def first_fit_distinct(labels: list[int], batch_size: int) -> list[list[int]]:
     """Walk along the images; take each that is unused and has a label that is new to the batch."""
     used: set[int] = set()
-    batches = []
+    batches: list[list[int]] = []
     while True:
         batch: list[int] = []
         for position, label in enumerate(labels):
@@ -85,7 +85,7 @@ def test_natural_and_distinct_attack_the_same_images_at_first() -> None:
 
 
 def test_too_many_updates_are_refused_with_the_possible_number() -> None:
-    with pytest.raises(ConfigurationError, match=r"makes 2 updates of 2 images from 5 images of 3 classes.*at most 2"):
+    with pytest.raises(ConfigurationError, match=r"makes 1 updates of 2 images from 5 images of 3 classes.*at most 1"):
         draw([0, 1, 2, 2, 2], sampler="distinct", batch_size=2, updates=3)
 
 

@@ -1,0 +1,108 @@
+"""What the report says in words and prints in the terminal."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+from rich.console import Console
+
+from gibench.report import print_table, summarize
+from gibench.report.words import amount, finding, listing, percent, signed, threat_model_in_words
+from gibench.types import Record, ThreatModel
+
+MakeRecord = Callable[..., Record]
+FLAGS = {name: get_args(field.annotation) for name, field in ThreatModel.model_fields.items()}
+
+
+@pytest.mark.parametrize(("flag", "value"), [(flag, value) for flag, values in FLAGS.items() for value in values])
+def test_every_flag_of_the_threat_model_is_said(flag: str, value: str) -> None:
+    flags = {"victim": "initial", "batch_norm": "absent", "update": "fedavg", "defense": "known", flag: value}
+    said = threat_model_in_words(ThreatModel.model_validate(flags).model_dump())
+    others = [
+        threat_model_in_words(ThreatModel.model_validate(flags | {flag: other}).model_dump())
+        for other in FLAGS[flag]
+        if other != value
+    ]
+    assert f"{flag}: " not in said
+    assert said not in others
+
+
+def test_a_flag_that_is_new_is_written_as_it_stands() -> None:
+    assert threat_model_in_words({"victim": "initial", "weather": "bad"}) == (
+        "the model has its initial weights; weather: bad."
+    )
+
+
+def records_of(record: MakeRecord, attack: str, scores: list[float]) -> list[Record]:
+    return [record(attack, update, 0, psnr) for update, psnr in enumerate(scores)]
+
+
+def said(records: list[Record]) -> str:
+    return finding(summarize(records), success_psnr=20.0).replace("\u00a0", " ")
+
+
+FLOOR = [12.0 + 0.1 * (i % 5) for i in range(20)]
+
+
+def test_findings(record: MakeRecord) -> None:
+    floor = records_of(record, "floor: mean image", FLOOR)
+    strong = records_of(record, "ig", [value + 10 for value in FLOOR])
+    weak = records_of(record, "dlg", [value - 2 for value in FLOOR])
+    bimodal = records_of(record, "idlg", [30.0 if i % 4 == 0 else 4.0 for i in range(20)])
+    assert said(floor) == "No attack is recorded yet."
+    assert said(strong).endswith("on average; no floor is recorded yet to hold it against.")
+    assert said(floor + strong + weak) == (
+        "ig reaches 22.2 dB [22.1, 22.3] on average, 10.0 dB [10.0, 10.0] above the best floor (mean image, 12.2 dB), "
+        "and recovers 100 % of 20 images to 20 dB or better; no leak measured with dlg."
+    )
+    assert said(floor + weak) == (
+        "No leak measured: dlg reaches 10.2 dB [10.1, 10.3] on average, as the best attack, and does not clear its floor "
+        "(mean image, 12.2 dB)."
+    )
+    assert said(floor + bimodal).startswith("idlg recovers 25 % of 20 images to 20 dB or better, although its mean of")
+    assert "nothing is concluded" in said(floor + records_of(record, "ig", [40.0]))
+    tie = said(floor + strong + records_of(record, "copy", [value + 10 for value in FLOOR]))
+    assert "is within noise of it" in tie
+
+
+def test_numbers() -> None:
+    assert [signed(-0.04), signed(-1.25), signed(0.123, 2)] == ["0.0", "−1.2", "0.12"]
+    assert [percent(share) for share in (0, 0.001, 0.37, 0.999, 1, None)] == ["0", "<1", "37", ">99", "100", "–"]
+    assert [amount(value) for value in (0, 0.004, 0.123, 3.44, 56.2, 4800)] == [
+        "0",
+        "<0.01",
+        "0.12",
+        "3.4",
+        "56",
+        "4,800",
+    ]
+    assert [listing(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def printed(records: list[Record], **options: bool) -> str:
+    console = Console(width=200, record=True, force_terminal=True, quiet=False, file=None, **options)
+    with console.capture():
+        print_table(summarize(records), console)
+    return console.export_text(styles=False)
+
+
+def test_the_table_fits_100_columns_and_says_who_clears_the_floor(record: MakeRecord) -> None:
+    records = records_of(record, "floor: mean image", FLOOR)
+    records += records_of(record, "ig", [100.0] * 20)
+    records += records_of(record, "dlg", [value - 2 for value in FLOOR])
+    records += [
+        record("an attack with a name that is much too long", update, 0, 15.0, seconds=12345) for update in range(20)
+    ]
+    text = printed(records)
+    lines = text.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    order = [line.split()[0] for line in lines[2:] if line.strip()]
+    assert order.index("ig") < order.index("an") < order.index("dlg") < order.index("mean")
+    assert "100.0 [100.0, 100.0]" in text
+    assert "no leak" in next(line for line in lines if line.startswith("dlg"))
+    assert "no leak" not in next(line for line in lines if line.startswith("ig"))
+
+
+def test_names_are_not_markup_in_the_terminal(record: MakeRecord) -> None:
+    records = records_of(record, "[red]x[/red]", [15.0, 16.0])
+    assert "[red]x[/red]" in printed(records)

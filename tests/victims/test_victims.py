@@ -1,0 +1,474 @@
+"""Victims against arithmetic, published constants and an independent forward pass; weights on disk and off it."""
+
+import copy
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gibench.errors import ConfigurationError, ShapeError, StorageError, WeightsError
+from gibench.victims import (
+    Victim,
+    by_path,
+    cnn,
+    convnet64,
+    lenet,
+    load_weights,
+    lti_resnet20,
+    mlp,
+    resnet18,
+    resnet20,
+    resnet20_4,
+    save_weights,
+)
+from gibench.victims.training import accuracy
+
+CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+MNIST: dict[str, Any] = {"image_shape": (1, 28, 28), "mean": (0.1307,), "std": (0.3081,)}
+
+
+def conv(before: int, after: int, side: int, bias: int = 1) -> int:
+    return before * after * side**2 + bias * after
+
+
+def linear(before: int, after: int) -> int:
+    return before * after + after
+
+
+def resnet_parameters(blocks: list[int], width: int, *, projections: bool) -> int:
+    total = conv(3, width, 3, 0) + 2 * width
+    before = width
+    for stage, count in enumerate(blocks):
+        after = width * 2**stage
+        for block in range(count):
+            inside = before if block == 0 else after
+            total += conv(inside, after, 3, 0) + conv(after, after, 3, 0) + 4 * after
+            if projections and inside != after:
+                total += conv(inside, after, 1, 0) + 2 * after
+        before = after
+    return total + linear(before, 10)
+
+
+CONVNET64 = sum(conv(a, b, 3) + 2 * b for a, b in [(3, 64), (64, 128), (128, 128), (128, 256), *[(256, 256)] * 4])
+
+PARAMETERS: list[tuple[str, Callable[[], Victim], int, int]] = [
+    # Name, victim, its published count (of METHODS or a stored log), and the same by arithmetic from the shapes.
+    ("lenet", lenet, 15_826, conv(3, 12, 5) + 2 * conv(12, 12, 5) + linear(768, 10)),
+    ("lenet-100", lambda: lenet(num_classes=100), 85_036, conv(3, 12, 5) + 2 * conv(12, 12, 5) + linear(768, 100)),
+    ("lenet-mnist", lambda: lenet(image_shape=(1, 28, 28)), 13_426, conv(1, 12, 5) + 7_224 + linear(588, 10)),
+    ("mlp", mlp, 5_256_202, linear(3072, 1024) + 2 * linear(1024, 1024) + linear(1024, 10)),
+    ("convnet64", convnet64, 2_904_970, CONVNET64 + linear(2304, 10)),
+    ("resnet20_4", resnet20_4, 4_327_754, resnet_parameters([3, 3, 3], 64, projections=True)),
+    ("resnet18", resnet18, 11_173_962, resnet_parameters([2, 2, 2, 2], 64, projections=True)),
+    ("resnet20", resnet20, 269_722, resnet_parameters([3, 3, 3], 16, projections=False)),
+    ("lti_resnet20", lti_resnet20, 2 * 134_861, resnet_parameters([3, 3, 3], 16, projections=False)),
+    ("cnn", cnn, 430_102, conv(3, 32, 3) + conv(32, 64, 3) + linear(4096, 100) + linear(100, 10)),
+    ("cnn-mnist", lambda: cnn(**MNIST), 333_526, conv(1, 32, 3) + conv(32, 64, 3) + linear(3136, 100) + 1_010),
+]
+CIFAR_VICTIMS = [lenet, mlp, convnet64, resnet20_4, resnet18, resnet20, lti_resnet20, cnn]
+each_victim = pytest.mark.parametrize("build", CIFAR_VICTIMS, ids=lambda build: build.__name__)
+
+
+def weights_sha256(victim: Victim) -> str:
+    return str(victim.fingerprint()["weights_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("build", "published", "arithmetic"), [row[1:] for row in PARAMETERS], ids=[r[0] for r in PARAMETERS]
+)
+def test_parameter_counts(build: Callable[[], Victim], published: int, arithmetic: int) -> None:
+    victim = build()
+    assert sum(parameter.numel() for parameter in victim.parameters()) == published == arithmetic
+    assert victim.fingerprint()["parameters"] == published
+    assert victim(torch.rand(2, *victim.image_shape)).shape == (2, victim.num_classes)
+
+
+def test_convnet64_has_the_published_number_of_buffer_values() -> None:
+    assert sum(buffer.numel() for buffer in convnet64().network.buffers()) == 3_208
+
+
+@each_victim
+def test_only_the_seed_decides_the_weights(build: Callable[..., Victim]) -> None:
+    torch.manual_seed(1)
+    first = build(seed=5)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = build(seed=5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert first.fingerprint() == second.fingerprint()
+    assert weights_sha256(first) != weights_sha256(build(seed=6))
+
+
+@pytest.mark.parametrize(
+    ("build", "normalization"),
+    [
+        (lenet, RAW),
+        (lti_resnet20, RAW),
+        (mlp, CIFAR10_NORMALIZATION),
+        (convnet64, CIFAR10_NORMALIZATION),
+        (resnet20_4, CIFAR10_NORMALIZATION),
+        (resnet18, CIFAR10_NORMALIZATION),
+        (cnn, CIFAR10_NORMALIZATION),
+        (resnet20, IMAGENET_NORMALIZATION),
+    ],
+)
+def test_default_normalization(build: Callable[[], Victim], normalization: tuple[tuple[float, ...], ...]) -> None:
+    victim = build()
+    mean, std = torch.tensor(normalization)
+    assert torch.equal(victim.mean.flatten(), mean)
+    assert torch.equal(victim.std.flatten(), std)
+
+
+@each_victim
+def test_gradients_can_be_differentiated_again(build: Callable[[], Victim]) -> None:
+    victim = build().eval()
+    images = torch.rand(1, *victim.image_shape, requires_grad=True)
+    loss = F.cross_entropy(victim(images), torch.tensor([3]))
+    gradient = torch.autograd.grad(loss, list(victim.parameters()), create_graph=True)
+    (second,) = torch.autograd.grad(sum((g * g).sum() for g in gradient), images)
+    assert torch.isfinite(second).all()
+    assert second.abs().max() > 0
+
+
+@pytest.mark.parametrize("build", [lenet, lti_resnet20])
+def test_uniform_weights_fill_their_interval(build: Callable[[], Victim]) -> None:
+    values = torch.cat([parameter.detach().flatten() for parameter in build().parameters()])
+    assert -0.5 <= values.min() < -0.499
+    assert 0.499 < values.max() <= 0.5
+    assert values.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.02)
+
+
+def test_lenet_with_default_initialization_is_smaller() -> None:
+    victim = lenet(initialization="default")
+    bound = 1 / math.sqrt(3 * 25)  # PyTorch draws from U(-1, 1) / sqrt(fan-in)
+    first = victim.get_parameter("network.conv1.weight")
+    assert 0.99 * bound < first.abs().max() <= bound
+    assert victim.initialization == "PyTorch default, seed 0"
+
+
+def test_cnn_draws_kernels_with_variance_one_over_fan_in_and_zero_biases() -> None:
+    victim = cnn()
+    for name, fan_in in [("conv2", 32 * 9), ("fc1", 4096)]:
+        kernel = victim.get_parameter(f"network.{name}.weight").detach()
+        assert kernel.std().item() == pytest.approx(fan_in**-0.5, rel=0.02)
+        # The cut at two standard deviations of the wider normal: 2 / 0.8796 of the kernel's own.
+        assert 2.15 < kernel.abs().max().item() * fan_in**0.5 <= 2.2737
+        assert not victim.get_parameter(f"network.{name}.bias").any()
+
+
+def test_normalization_must_fit_the_channels() -> None:
+    with pytest.raises(ShapeError, match="mean and std need"):
+        cnn(image_shape=(1, 28, 28))
+
+
+# Fingerprints.
+
+
+class TwoOrders(nn.Module):
+    """The same two parameters, registered in either order."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.full((3,), float(ord(name)))))
+
+
+def test_order_of_names_does_not_change_the_fingerprint() -> None:
+    facts: dict[str, Any] = {
+        "architecture": "two",
+        "image_shape": (3, 8, 8),
+        "num_classes": 3,
+        "initialization": "constant",
+    }
+    first, second = (Victim(TwoOrders(names), **facts) for names in (["a", "b"], ["b", "a"]))
+    assert list(first.state_dict()) != list(second.state_dict())
+    assert first.fingerprint() == second.fingerprint()
+
+
+@given(tensor=st.integers(0, 7), place=st.floats(0, 1, exclude_max=True))
+def test_one_changed_weight_changes_the_fingerprint(tensor: int, place: float) -> None:
+    victim = lenet()
+    before = weights_sha256(victim)
+    flat = list(victim.parameters())[tensor].data.view(-1)
+    position = int(place * len(flat))
+    flat[position] = torch.nextafter(flat[position], torch.tensor(1.0))
+    assert weights_sha256(victim) != before
+
+
+# Weights on disk.
+
+
+def test_saved_weights_come_back_with_their_facts(tmp_path: Path) -> None:
+    victim = resnet20(seed=3)
+    victim.stage, victim.training_steps, victim.test_accuracy = "trained", 12, 0.25
+    path = save_weights(victim, tmp_path / "new" / "victim.safetensors")
+    start = resnet20(seed=4)
+    untouched = start.fingerprint()
+    loaded = load_weights(start, path)
+    assert loaded.fingerprint() == victim.fingerprint()
+    assert start.fingerprint() == untouched
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), victim.eval()(images))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_stated_facts_come_before_those_of_the_file(tmp_path: Path) -> None:
+    path = save_weights(lenet(), tmp_path / "lenet.safetensors")
+    loaded = load_weights(lenet(), path, stage="converged", training_steps=7, test_accuracy=0.5)
+    assert (loaded.stage, loaded.training_steps, loaded.test_accuracy) == ("converged", 7, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_take_the_type_of_the_victim(tmp_path: Path, dtype: torch.dtype) -> None:
+    saved = lenet().to(dtype)
+    path = save_weights(saved, tmp_path / "lenet.safetensors")
+    loaded = load_weights(lenet(seed=1), path)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, saved.get_parameter(name).float())
+
+
+def test_relative_paths_are_found_in_the_weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(lenet(seed=2), tmp_path / "lenet.safetensors")
+    monkeypatch.delenv("GIBENCH_WEIGHTS", raising=False)
+    with pytest.raises(WeightsError, match="set GIBENCH_WEIGHTS"):
+        load_weights(lenet(), "lenet.safetensors")
+    monkeypatch.setenv("GIBENCH_WEIGHTS", str(tmp_path))
+    assert weights_sha256(load_weights(lenet(), "lenet.safetensors")) == weights_sha256(lenet(seed=2))
+    with pytest.raises(WeightsError, match=r"there is no file other\.safetensors, nor"):
+        load_weights(lenet(), "other.safetensors")
+
+
+def _pickle(path: Path, _: dict[str, Tensor]) -> None:
+    torch.save(lenet().state_dict(), path)
+
+
+def _old_pickle(path: Path, _: dict[str, Tensor]) -> None:
+    path.write_bytes(pickle.dumps({"weight": 1}))
+
+
+def _truncate(path: Path, _: dict[str, Tensor]) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _empty(path: Path, _: dict[str, Tensor]) -> None:
+    path.write_bytes(b"")
+
+
+def _rename(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name.replace("fc.weight", "head.weight"): tensor for name, tensor in tensors.items()}, path)
+
+
+def _other_classes(path: Path, _: dict[str, Tensor]) -> None:
+    save_weights(lenet(num_classes=100), path)
+
+
+def _not_a_number(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({**tensors, "fc.bias": torch.full((10,), math.nan)}, path)
+
+
+def _no_stage(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, path)
+
+
+def _other_architecture(path: Path, _: dict[str, Tensor]) -> None:
+    save_weights(mlp(width=4), path)
+
+
+def _flip_a_bit(path: Path, _: dict[str, Tensor]) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _damaged_fingerprint(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, path, metadata={"gibench_fingerprint": json.dumps({"stage": "half"})})
+
+
+@pytest.mark.parametrize(
+    ("damage", "stage", "message"),
+    [
+        (_pickle, "initial", "convert it with safetensors"),
+        (_old_pickle, "initial", "no complete safetensors file"),
+        (_truncate, "initial", "no complete safetensors file"),
+        (_empty, "initial", "no complete safetensors file"),
+        (_rename, "initial", r"1 missing \(fc.weight\), 1 unexpected \(head.weight\)"),
+        (_other_classes, "initial", r"2 of another shape \(fc.bias \(100,\) for \(10,\), fc.weight \(100, 768\)"),
+        (_not_a_number, "initial", r"NaN or infinity in fc\.bias"),
+        (_no_stage, None, "set stage"),
+        (_other_architecture, None, "is of mlp4, not lenet"),
+        (_flip_a_bit, None, "not what its fingerprint says"),
+        (_damaged_fingerprint, "initial", "no complete safetensors file"),
+    ],
+)
+def test_bad_weights_are_refused_with_advice(
+    tmp_path: Path, damage: Callable[[Path, dict[str, Tensor]], None], stage: Any, message: str
+) -> None:
+    path = save_weights(lenet(), tmp_path / "lenet.safetensors")
+    damage(path, load_file(path))
+    with pytest.raises(WeightsError, match=message) as raised:
+        load_weights(lenet(), path, stage=stage)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        save_weights(lenet(), tmp_path / "file" / "lenet.safetensors")
+
+
+# Any network by path.
+
+
+def test_by_path_builds_a_torchvision_model() -> None:
+    victim = by_path("torchvision.models.resnet18", num_classes=7, image_shape=(3, 64, 64))
+    assert victim.architecture == "torchvision.models.resnet18"
+    assert (victim.stage, victim.training_steps) == ("initial", 0)
+    assert victim.training
+    # ResNet-18 for ImageNet has 11,689,512 parameters, 513,000 of them in its head of 1,000 classes.
+    assert victim.fingerprint()["parameters"] == 11_689_512 - 513_000 + linear(512, 7)
+    again = by_path("torchvision.models.resnet18", num_classes=7, image_shape=(3, 64, 64))
+    assert victim.fingerprint() == again.fingerprint()
+    assert torch.equal(victim.mean.flatten(), torch.tensor(IMAGENET_NORMALIZATION[0]))
+
+
+def test_by_path_hands_on_arguments() -> None:
+    small: dict[str, Any] = {"image_shape": (3, 64, 64), "num_classes": 10}
+    victim = by_path("torchvision.models.squeezenet1_1", arguments={"dropout": 0.25}, **small)
+    assert [module.p for module in victim.modules() if isinstance(module, nn.Dropout)] == [0.25]
+
+
+def unreachable(num_classes: int, weights: str) -> nn.Module:
+    raise OSError(f"no network for {weights} of {num_classes} classes")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("torchvision.models.resnet19", {}, "nothing stands at"),
+        ("torchvisions.models.resnet18", {}, "nothing stands at"),
+        ("resnet18", {}, "nothing stands at"),
+        ("torchvision.models.__name__", {}, "is a str"),
+        ("torchvision.models.resnet18", {"arguments": {"depth": 3}}, "refuses the arguments"),
+        ("torchvision.models.resnet18", {"arguments": {"weights": "DEFAULT"}}, "say which with stage"),
+        ("builtins.dict", {}, "returns a dict"),
+        ("torchvision.models.resnet18", {"image_shape": (1, 32, 32), "mean": (0.0,)}, "cannot read images"),
+        ("torchvision.ops.MLP", {"arguments": {}}, "refuses the arguments"),
+        ("torchvision.models.resnet18", {"arguments": {"num_classes": 5}, "image_shape": (3, 32, 32)}, r"\(1, 5\)"),
+    ],
+)
+def test_by_path_says_what_is_wrong(path: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        by_path(path, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_by_path_says_that_weights_are_out_of_reach() -> None:
+    with pytest.raises(WeightsError, match="could not fetch its weights"):
+        by_path(f"{__name__}.unreachable", arguments={"weights": "DEFAULT"}, stage="converged")
+
+
+# Configuration.
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"class_path": "gibench.victims.lenet", "init_args": {"seed": 3, "initialization": "default"}},
+        {"class_path": "gibench.victims.mlp.mlp", "init_args": {"width": 8}},
+        {
+            "class_path": "gibench.victims.by_path",
+            "init_args": {"path": "torchvision.models.alexnet", "num_classes": 4, "arguments": {"dropout": 0.1}},
+        },
+        {
+            "class_path": "gibench.victims.load_weights",
+            "init_args": {"victim": {"class_path": "gibench.victims.lenet"}, "path": "lenet.safetensors"},
+        },
+    ],
+    ids=["lenet", "mlp", "by_path", "load_weights"],
+)
+def test_victims_are_configured_from_yaml(
+    configuration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_weights(lenet(seed=9), tmp_path / "lenet.safetensors")
+    monkeypatch.setenv("GIBENCH_WEIGHTS", str(tmp_path))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--victim", type=Victim)
+    victim = parser.instantiate(parser.parse_object({"victim": configuration})).victim
+    assert isinstance(victim, Victim)
+    assert victim(torch.rand(1, *victim.image_shape)).shape == (1, victim.num_classes)
+
+
+# Real weights.
+
+
+def reference_resnet20(tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The network written out from its tensors alone: evaluation-mode BatchNorm, option-A shortcuts."""
+
+    def normalize(x: Tensor, name: str) -> Tensor:
+        mean, variance = tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"]
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        scale = weight / (variance + 1e-5).sqrt()
+        return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+
+    mean, std = torch.tensor(IMAGENET_NORMALIZATION)[..., None, None]
+    x = normalize(F.conv2d((images - mean) / std, tensors["conv1.weight"], padding=1), "bn1").clamp(min=0)
+    for layer in (1, 2, 3):
+        for block in range(3):
+            name = f"layer{layer}.{block}"
+            stride = 2 if layer > 1 and block == 0 else 1
+            shortcut = x
+            if stride == 2:
+                kept = x[:, :, ::2, ::2]
+                zeros = torch.zeros_like(kept[:, : kept.shape[1] // 2])
+                shortcut = torch.cat([zeros, kept, zeros], dim=1)
+            first = F.conv2d(x, tensors[f"{name}.conv1.weight"], stride=stride, padding=1)
+            second = F.conv2d(normalize(first, f"{name}.bn1").clamp(min=0), tensors[f"{name}.conv2.weight"], padding=1)
+            x = (normalize(second, f"{name}.bn2") + shortcut).clamp(min=0)
+    return x.mean((2, 3)) @ tensors["linear.weight"].T + tensors["linear.bias"]
+
+
+def cifar10_test_images(root: Path, count: int) -> tuple[Tensor, Tensor]:
+    with np.load(root / "cifar10.npz") as arrays:
+        images = torch.from_numpy(arrays["test_images"][:count]).permute(0, 3, 1, 2) / 255
+        return images, torch.from_numpy(arrays["test_labels"][:count]).long()
+
+
+def published_resnet20(weights_root: Path) -> Victim:
+    path = weights_root / "cifar10_resnet20_akamaster.safetensors"
+    if not path.is_file():
+        pytest.skip(f"needs {path.name} in the folder GIBENCH_WEIGHTS")
+    return load_weights(resnet20(), path, stage="converged", test_accuracy=0.9173)
+
+
+def test_published_resnet20_on_a_thousand_images(weights_root: Path, cifar10_root: Path) -> None:
+    victim = published_resnet20(weights_root)
+    assert victim.fingerprint()["stage"] == "converged"
+    assert victim.fingerprint()["training_steps"] is None
+    images, labels = cifar10_test_images(cifar10_root, 1000)
+    assert accuracy(victim, images, labels) == 0.915
+    tensors = load_file(weights_root / "cifar10_resnet20_akamaster.safetensors")
+    ours = copy.deepcopy(victim).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images[:50]), reference_resnet20(tensors, images[:50]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_published_resnet20_scores_its_published_accuracy(weights_root: Path, cifar10_root: Path) -> None:
+    images, labels = cifar10_test_images(cifar10_root, 10_000)
+    assert accuracy(published_resnet20(weights_root), images, labels) == 0.9173
