@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and options.command not in ("run", "fit"):
         _parser().error(f"unknown option {overrides[0]!r}; see `gibench {options.command} --help`")
     from gibench import commands
+    from gibench.allocator import keep_large_blocks
+
+    keep_large_blocks()
 
     options.line = " ".join(["gibench", *arguments])
     options.overrides = overrides
@@ -46,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps")
     running.add_argument("--precision", default="32-true", help="Lightning's: 32-true, 64-true, bf16-mixed")
 
-    quick = commands.add_parser("quickstart", parents=[common, running], help="attack embedded photographs, two minutes")
+    quick = commands.add_parser(
+        "quickstart", parents=[common, running], help="attack embedded photographs, two minutes"
+    )
     quick.set_defaults(config="quickstart", size="small", limit=None, print_config=False, logger="csv")
 
     run = commands.add_parser(
@@ -63,12 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
 
     fit = commands.add_parser("fit", parents=[common], help="train a victim and keep its checkpoints")
-    fit.add_argument("config", metavar="CONFIG", help="a YAML file, or a shipped one such as victims/lenet_cifar10.yaml")
+    fit.add_argument(
+        "config", metavar="CONFIG", help="a YAML file, or a shipped one such as victims/lenet_cifar10.yaml"
+    )
     fit.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
 
-    doctor = commands.add_parser("doctor", parents=[common], help="what this machine has, and whether a model can be attacked")
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="what this machine has, and whether a model can be attacked"
+    )
     doctor.add_argument("--model", metavar="PATH", help="dotted path, e.g. torchvision.models.resnet18")
-    doctor.add_argument("--image-size", type=int, default=64, metavar="PX", help="of the images the model is tried with")
+    doctor.add_argument(
+        "--image-size", type=int, default=64, metavar="PX", help="of the images the model is tried with"
+    )
     return parser
 
 

@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
             accelerator=options.accelerator,
             precision=options.precision,
             logger=_logger(options.logger, name, out),
+            download=options.command == "run",
             console=CONSOLE,
         )()
     return 0

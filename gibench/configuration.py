@@ -1,8 +1,9 @@
 """Configurations: YAML files of scenarios and attacks, resolved to one plain dictionary for each cell of a suite.
 
-A suite names scenarios (data and client) and attacks, and lists which meet in `cells`; a cell may change single settings
-of its attacks. A part may say `extends: FILE` (relative to the file that says so) and then change single keys;
-`${name}` takes the value that the chosen size gives to `name`. Everything else is `class_path` and `init_args`, as jsonargparse reads them.
+A suite names scenarios (data and client) and attacks, and lists in `cells` which meet; a cell may change single
+settings of its attacks. A part may say `extends: FILE` (relative to the file that says so) and then change single keys.
+`${name}` takes the value that the chosen size gives to `name`. Everything else is `class_path` and `init_args`, as
+jsonargparse reads them.
 """
 
 import copy
@@ -24,10 +25,17 @@ def find(name: str) -> Path:
     shipped = Path(__file__).with_name("configs")  # in a wheel
     if not shipped.is_dir():
         shipped = Path(__file__).parents[1] / "configs"  # in a checkout
-    for candidate in (Path(name), shipped / name, shipped / name.removeprefix("configs/"), shipped / "suites" / f"{name}.yaml"):
+    for candidate in (
+        Path(name),
+        shipped / name,
+        shipped / name.removeprefix("configs/"),
+        shipped / "suites" / f"{name}.yaml",
+    ):
         if candidate.is_file():
             return candidate
-    raise ConfigurationError(f"there is no configuration {name!r}; give a file, or a shipped one such as suites/first.yaml.")
+    raise ConfigurationError(
+        f"there is no configuration {name!r}; give a file, or a shipped one such as suites/first.yaml."
+    )
 
 
 def load(path: Path) -> Tree:
@@ -125,12 +133,12 @@ def cells(tree: Tree, *, name: str, size: str) -> list[Cell]:
         require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
         scenario = _named(tree["scenarios"], row["scenario"], "scenario")
         require(scenario, f"{name}: {row['scenario']}", needed={"data", "client"}, allowed=set())
-        changes = row["attacks"] if isinstance(row["attacks"], dict) else dict.fromkeys(row["attacks"], {})
-        for attack, change in changes.items():
+        changes = row["attacks"] if isinstance(row["attacks"], dict) else {}
+        for attack in row["attacks"]:
             parts = {
                 "data": merge(scenario["data"], row.get("data", {})),
                 "client": copy.deepcopy(scenario["client"]),
-                "attack": merge(_named(tree["attacks"], attack, "attack"), change or {}),
+                "attack": merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {}),
             }
             found.append(Cell(row["scenario"], attack, parts, wrong_update=attack in row.get("wrong_update", ())))
     keys = [(cell.scenario, cell.attack) for cell in found]

@@ -25,7 +25,9 @@ def seconds(job: Job, updates: int) -> float:
     objective(start)
     begin = time.perf_counter()
     objective(start)
-    return (time.perf_counter() - begin) / rows * updates * attack.restarts * attack.search.evaluations
+    each: float = (time.perf_counter() - begin) / rows
+    total: float = each * updates * attack.restarts * attack.search.evaluations
+    return total
 
 
 def in_words(total: float) -> str:

@@ -21,7 +21,9 @@ class Needs(dict[str, tuple[str, ...]]):
     def also(self, other: Mapping[str, tuple[str, ...]]) -> Self:
         """Return the needs of two parts together: for a flag that both name, the values that satisfy both."""
         merged = {
-            flag: tuple(value for value in self.get(flag, other.get(flag, ())) if value in other.get(flag, self.get(flag, ())))
+            flag: tuple(
+                value for value in self.get(flag, other.get(flag, ())) if value in other.get(flag, self.get(flag, ()))
+            )
             for flag in {**self, **other}
         }
         return type(self)(merged)

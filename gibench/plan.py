@@ -31,7 +31,7 @@ class Job:
 
     @cached_property
     def identity(self) -> Tree:
-        """The part of the configuration on which results depend: not where data lies, how many updates, or how grouped."""
+        """What results depend on: not where the data lies, how many updates there are, or how they are grouped."""
         tree = {name: dict(part) for name, part in self.configuration.items()}
         harmless = ("root", "updates", "together", "download")
         settings = tree["data"].get("init_args", {})
@@ -60,10 +60,11 @@ def parse(cell: Cell, overrides: Sequence[str]) -> Namespace:
             namespace = parser().parse_args(list(overrides), namespace=namespace)
     except ArgumentError as error:
         raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {' '.join(str(error).split())}") from error
+    checked: Namespace = namespace
     missing = [key for key in ("data", "client", "attack") if namespace.get(key) is None]
     if missing:
         raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {missing[0]} is empty; name its class_path.")
-    return namespace
+    return checked
 
 
 def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> list[Job]:
@@ -94,4 +95,6 @@ def _with_controls(cell: Cell, parts: Any, configuration: Tree) -> list[Job]:  #
         attacks[f"floor: {cell.attack} prior alone"] = prior_alone(parts.attack)
     if cell.wrong_update:
         attacks[f"{cell.attack} (wrong update)"] = WrongUpdate(parts.attack)
-    return [Job(cell.scenario, name, parts.data, parts.client, attack, configuration) for name, attack in attacks.items()]
+    return [
+        Job(cell.scenario, name, parts.data, parts.client, attack, configuration) for name, attack in attacks.items()
+    ]

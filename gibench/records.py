@@ -3,19 +3,17 @@
 import json
 import os
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gibench.errors import RecordError, StorageError
+from gibench.errors import RecordError
+from gibench.storage import storage, write_atomically
 from gibench.types import Record
 
 Key = tuple[str, str, str, int]
@@ -46,7 +44,9 @@ class RecordFile:
 
     def finished(self, scenario: str, attack: str, *, batch_size: int) -> set[str]:
         """The ids of the updates all of whose `batch_size` images are recorded."""
-        done = Counter(record.update_id for record in self.records if (record.scenario, record.attack) == (scenario, attack))
+        done = Counter(
+            record.update_id for record in self.records if (record.scenario, record.attack) == (scenario, attack)
+        )
         return {update_id for update_id, images in done.items() if images >= batch_size}
 
     def append(self, records: Iterable[Record]) -> None:
@@ -102,8 +102,9 @@ class RunFolder:
         """Write tensors to `parts[0]/.../parts[-1].safetensors` below the folder, atomically."""
         *folders, name = [folder_name(part) for part in parts]
         target = self.path.joinpath(*folders, f"{name}.safetensors")
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(target, lambda path: save_file(whole, path))
+        write_atomically(
+            save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}), target
+        )
 
     def load_tensors(self, *parts: str) -> dict[str, Tensor]:
         """Read what `save_tensors` wrote."""
@@ -113,55 +114,26 @@ class RunFolder:
     def save_manifest(self, manifest: dict[str, Any]) -> None:
         """Write `manifest.json`, atomically."""
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(self.path / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_atomically(text.encode(), self.path / "manifest.json")
 
-    def load_manifest(self) -> dict[str, Any] | None:
-        """Read `manifest.json`, or None in a new folder."""
-        path = self.path / "manifest.json"
-        if not path.exists():
-            return None
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise RecordError(f"manifest.json is damaged ({error}); move it away and run again with the same command.") from error
-        if not isinstance(manifest, dict):
-            raise RecordError("manifest.json holds no object; move it away and run again with the same command.")
-        return manifest
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest of a run folder, or None where there is none; nothing in the folder is touched."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(
+            f"manifest.json is damaged ({error}); move it away and run the same command again."
+        ) from error
+    if not isinstance(manifest, dict):
+        raise RecordError("manifest.json holds no object; move it away and run the same command again.")
+    return manifest
 
 
 def folder_name(name: str) -> str:
     """Turn a name into one path component: letters, digits, '-', '.' and '_' stay, other runs become '_'."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
     return safe if safe.strip(".") else "_" + safe
-
-
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `target`, put it on disk and give it its name."""
-    with storage(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into one line that says what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(
-            f"cannot write {path}: {reason}; free space or choose another --out, then run the same "
-            "command again: what is recorded is kept."
-        ) from error
-
-

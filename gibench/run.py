@@ -18,8 +18,9 @@ from gibench.estimate import in_words, seconds
 from gibench.inversion import GradientInversion
 from gibench.manifest import digest, new_manifest, now, peak_memory
 from gibench.metrics import Floors, ImageQuality
+from gibench.metrics.image_quality import AVAILABLE
 from gibench.plan import Job
-from gibench.records import RunFolder
+from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
 from gibench.scoring import Scorer
 from gibench.types import Reconstruction
@@ -37,6 +38,7 @@ class Run:
         out: the folder; if it holds records of the same settings, what they cover is skipped.
         accelerator, precision: Lightning's.
         logger: Lightning's; None writes CSV files into the folder.
+        download: whether LPIPS weights that are missing may be downloaded.
         console: where tables and progress go.
 
     Raises:
@@ -54,22 +56,24 @@ class Run:
         accelerator: str = "auto",
         precision: Any = "32-true",  # noqa: ANN401 - Lightning's own type is a union of forty literals
         logger: Logger | None = None,
+        download: bool = True,
         console: Console,
     ) -> None:
         self.jobs = list(jobs)
         self.folder = RunFolder(out)
         self.accelerator, self.precision, self.logger = accelerator, precision, logger
         self.console = console
-        self.quality = ImageQuality()
+        self.quality = ImageQuality(download=download)
         self.floors: dict[str, Floors] = {}
-        self.manifest = self.folder.load_manifest() or new_manifest(
-            name=name, size=size, command=command, metrics=self.quality.availability, success_psnr=SUCCESS_PSNR
+        self.manifest = read_manifest(out) or new_manifest(
+            name=name, size=size, command=command, metrics=self._metrics(), success_psnr=SUCCESS_PSNR
         )
         self._check_settings()
 
     def __call__(self) -> Path:
         """Do what is not done yet; return the folder."""
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        self.folder.save_manifest(self.manifest)
         self._announce()
         for scenario in dict.fromkeys(job.scenario for job in self.jobs):
             jobs = [job for job in self.jobs if job.scenario == scenario]
@@ -142,7 +146,9 @@ class Run:
         for batch in job.data.predict_dataloader():
             for name, images in floors(batch, labels_known=labels_known).items():
                 nothing = torch.zeros(len(images))
-                answer = Reconstruction(images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long())
+                answer = Reconstruction(
+                    images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long()
+                )
                 write(self.folder, scorer(name, answer, batch, seconds=0.0))
 
     def _floors(self, data: ImageDataModule) -> Floors:
@@ -160,10 +166,11 @@ class Run:
 
     def _cell(self, job: Job) -> Tree:
         """The manifest's entry of a job, made where it is new."""
-        for cell in self.manifest["cells"]:
-            if (cell["scenario"], cell["attack"]) == (job.scenario, job.name):
-                return cell
-        cell: Tree = {
+        entries: list[Tree] = self.manifest["cells"]
+        for entry in entries:
+            if (entry["scenario"], entry["attack"]) == (job.scenario, job.name):
+                return entry
+        new: Tree = {
             "scenario": job.scenario,
             "attack": job.name,
             "configuration": job.configuration,
@@ -176,9 +183,9 @@ class Run:
             "gradient_evaluations": 0.0,
             "peak_memory_bytes": 0,
         }
-        self.manifest["cells"].append(cell)
+        entries.append(new)
         self.folder.save_manifest(self.manifest)
-        return cell
+        return new
 
     def _close(self, cell: Tree) -> None:
         """Add up the cost of a job from its records."""
@@ -190,6 +197,14 @@ class Run:
         cell["seconds"] = sum(record.seconds for record in records)
         cell["gradient_evaluations"] = sum(record.gradient_evaluations for record in records)
         self.folder.save_manifest(self.manifest)
+
+    def _metrics(self) -> dict[str, str]:
+        """Each metric -> "available", or the first reason why its column is empty in some scenario."""
+        reasons: dict[str, str] = {}
+        for job in self.jobs:
+            for name, why in self.quality.availability_for(job.data.image_shape).items():
+                reasons[name] = why if reasons.get(name, AVAILABLE) == AVAILABLE else reasons[name]
+        return reasons
 
     def _check_settings(self) -> None:
         recorded = {(cell["scenario"], cell["attack"]): cell for cell in self.manifest["cells"]}

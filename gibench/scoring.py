@@ -37,7 +37,9 @@ class Scorer:
         self.seed = seed
 
     @torch.no_grad()
-    def __call__(self, attack: str, found: Reconstruction, batch: Batch, *, seconds: float, refusal: str | None = None) -> Scored:
+    def __call__(
+        self, attack: str, found: Reconstruction, batch: Batch, *, seconds: float, refusal: str | None = None
+    ) -> Scored:
         """Score what `attack` found in `seconds`; `refusal` says why it found nothing at all."""
         private = batch.images
         failed = ~found.images.isfinite().flatten(2).all(2)
@@ -89,7 +91,7 @@ class Scorer:
         return torch.where(failed[..., None, None, None], self.fallback.to(images), images)
 
     def _oracle(self, candidates: Tensor | None, private: Tensor) -> list[float] | None:
-        """PSNR of each image in the restart whose mean PSNR over the update is best: what choosing by the truth gives."""
+        """PSNR of each image in the restart with the best mean PSNR of the update: what choosing by the truth gives."""
         if candidates is None:
             return None
         restarts = []

@@ -1,7 +1,8 @@
 """Random numbers that depend on names only: never on order, grouping, device or the number of workers (rule R17).
 
-Every update carries its own seed, derived from the scenario's seed and the identity of its images. Tensors for U updates
-are drawn row by row from one CPU generator per row, so that a row is the same whether it is drawn alone or with others.
+Every update carries its own seed, derived from the scenario's seed and the identity of its images. Tensors for U
+updates are drawn row by row from one CPU generator per row, so that a row is the same whether it is drawn alone or
+with others.
 """
 
 import hashlib

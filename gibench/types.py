@@ -61,7 +61,7 @@ class Batch(_Frozen):
 
 
 class ThreatModel(_Frozen):
-    """What the attacker is given, one flag each; it names the table in which a result stands (EVALUATION, threat model).
+    """What the attacker is given, one flag each; it names the table in which a result stands.
 
     `victim` and `batch_norm` have no default on purpose (rule R12): they change the problem more than any attack does.
 
@@ -102,7 +102,7 @@ class Observation(_Frozen):
     image_shape: (C, H, W). num_classes: K. batch_size: B, or None where it is unknown.
     labels: (U, B) where they are known in order. label_counts: (U, K), int64, where their counts are known; where only
         the set is known, 1 for each class that occurs.
-    batch_statistics: BatchNorm layer name -> (U, 2, channels), mean and biased variance of the private batch, where shared.
+    batch_statistics: where they are shared, BatchNorm layer name -> (U, 2, channels), mean and biased variance.
     seeds: U seeds for the attacker's own random numbers.
     bytes_per_update: estimated memory to simulate one update and differentiate it with respect to its images.
     """
@@ -127,7 +127,7 @@ class Observation(_Frozen):
                 raise ShapeError(f"update of {name!r} leads with {tensor.shape[0]} rows for {len(self.seeds)} seeds.")
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(
-                    f"the update of {name!r} holds NaN or infinity; lower the learning rate or the loss scale of the client."
+                    f"the update of {name!r} holds NaN or infinity; lower the client's rate or repair the weights."
                 )
         return self
 
@@ -164,7 +164,7 @@ class Observation(_Frozen):
 class Reconstruction(_Frozen):
     """What an attack makes of U updates.
 
-    images: (U, B, C, H, W) in [0, 1]; a row that failed may hold NaN. labels: (U, B), or None where the attack has none.
+    images: (U, B, C, H, W) in [0, 1]; a failed one may hold NaN. labels: (U, B) that it inferred, or None.
     objective: (U,), the attacker's own figure of merit by which restarts were chosen (rule R2), lower is better.
     candidates: (R, U, B, C, H, W), all restarts, for the oracle gap; None where there is one.
     gradient_evaluations: (U,), int64, client updates simulated and differentiated for each update, restarts included.
@@ -181,8 +181,8 @@ class Record(_Frozen):
     """The score of one image under one attack: one line of `records.jsonl`.
 
     psnr (dB, range 1, at most 100), ssim, mse, lpips_*: None where a metric is not available; the manifest says why.
-    status: "ok"; "diverged" when the reconstruction was not finite (it scores as the mean-image floor, rule R7); "refused"
-        when the attack raised a GibenchError for this update (same score; `reason` says why).
+    status: "ok"; "diverged" when the reconstruction was not finite (it scores as the mean-image floor, rule R7);
+        "refused" when the attack raised a GibenchError for this update (same score; `reason` says why).
     psnr_oracle: PSNR had the best restart been chosen by the true image; minus psnr it is the oracle gap.
     objective: the attacker's. gradient_evaluations, seconds: this image's share of its update's cost.
     label, label_inferred: the true one, and what the attack says after matching.
@@ -214,11 +214,13 @@ def check_images(images: Tensor) -> None:
     if images.ndim != 5 or 0 in images.shape:
         raise ShapeError(f"images have shape {tuple(images.shape)}; pass (U, B, C, H, W), none of them zero.")
     if not images.is_floating_point():
-        raise ImageRangeError(f"images are {images.dtype}; convert them to floating point in [0, 1], e.g. images / 255.")
+        raise ImageRangeError(
+            f"images are {images.dtype}; convert them to floating point in [0, 1], e.g. images / 255."
+        )
     if not torch.isfinite(images).all():
         raise NonFiniteError("images hold NaN or infinity; repair the data set.")
     low, high = images.min().item(), images.max().item()
     if low < 0 or high > 1:
         raise ImageRangeError(
-            f"images span [{low:.3g}, {high:.3g}]; pass pixels in [0, 1] (the victim normalizes in its own forward pass)."
+            f"images span [{low:.3g}, {high:.3g}]; pass pixels in [0, 1]; the victim normalizes them itself."
         )

@@ -14,7 +14,7 @@ FORBIDDEN_TO_ATTACKS = {"data", "metrics", "clients", "inversion"}
 
 # From the ground up; a room may import its own layer and those below. What is not listed stands on top, with the CLI.
 LAYERS = (
-    {"types", "errors", "seeding", "hashing", "needs", "progress"},
+    {"types", "errors", "seeding", "hashing", "needs", "progress", "storage"},
     {"likelihoods", "priors", "labels", "defenses", "victims", "data", "metrics", "matching", "records"},
     {"clients", "search", "diagnostics"},
     {"attacks"},

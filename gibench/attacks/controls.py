@@ -23,7 +23,7 @@ def prior_alone(attack: GradientMatching) -> GradientMatching:
 
 
 class WrongUpdate(Attack):
-    """Attack the update of the next client in the group; scored against one's own images, it shows the prior's share."""
+    """Attack the next client's update; scored against one's own images, what it still reaches is the prior's share."""
 
     def __init__(self, attack: Attack) -> None:
         super().__init__()
@@ -35,4 +35,5 @@ class WrongUpdate(Attack):
         """See `Attack`."""
         if observation.updates < 2:
             raise ConfigurationError("the wrong-update control needs two updates or more; raise the number of updates.")
-        return self.attack(observation.select([*range(1, observation.updates), 0]))
+        found: Reconstruction = self.attack(observation.select([*range(1, observation.updates), 0]))
+        return found

@@ -76,7 +76,7 @@ class GradientMatching(Attack):
         update = torch.arange(observation.updates, device=chosen.device)
         return Reconstruction(
             images=images[chosen, update],
-            labels=labels[chosen, update],
+            labels=labels[chosen, update] if self.labels is None or self.labels.infers else None,
             objective=match[chosen, update],
             gradient_evaluations=evaluations.sum(0),
             candidates=images if self.restarts > 1 else None,
@@ -116,7 +116,9 @@ class GradientMatching(Attack):
         objective = Objective(observed, likelihood=self.likelihood, priors=priors, decode=decode, project=project)
         return objective, start
 
-    def _search(self, observation: Observation, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _search(
+        self, observation: Observation, rows: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Search rows together; return their images, labels, likelihoods and evaluation counts."""
         objective, start = self.problem(observation, rows)
         with torch.enable_grad():

@@ -6,7 +6,9 @@ from gibench.likelihoods import Gaussian
 from gibench.search import LBFGS, Pixels
 
 
-def idlg(*, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, memory_gib: float = 4.0) -> GradientMatching:
+def idlg(
+    *, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, memory_gib: float = 4.0
+) -> GradientMatching:
     """Read the label off the last layer, then run DLG on the image alone. For B = 1.
 
     Defaults are the published code's: DLG's L-BFGS, and a stop once the squared distance is below 1e-6, which it tests

@@ -19,10 +19,10 @@ def inverting_gradients(
 ) -> GradientMatching:
     """Match the direction of the update under total variation, by signed Adam with a box, from N(0, 1).
 
-    Defaults are those behind the paper's tables: 4,800 steps (24,000 for a single image), rate 0.1 in the victim's units
-    with the step schedule, signed, anisotropic TV of 1e-4, labels known. Smooth victims such as LeNet prefer unsigned
-    steps. We differ in what a row answers: its best iterate by its own objective, where the code takes the last; and in
-    the units of TV, pixels in [0, 1] (see `TotalVariation`).
+    Defaults are those behind the paper's tables: 4,800 steps (24,000 for a single image), rate 0.1 in the victim's
+    units with the step schedule, signed, anisotropic TV of 1e-4, labels known. Smooth victims such as LeNet prefer
+    unsigned steps. We differ in what a row answers: its best iterate by its own objective, where the code takes the
+    last; and in the units of TV, pixels in [0, 1] (see `TotalVariation`).
 
     Args:
         steps: iterations.

@@ -26,7 +26,9 @@ class SecureAggregation(Client):
     def __init__(self, client: Client, *, clients: int) -> None:
         if clients < 1:
             raise ConfigurationError(f"clients is {clients}; aggregate at least 1.")
-        super().__init__(client.victim, update=client.threat_model.update, threat_model=client.threat_model, seed=client.seed)
+        super().__init__(
+            client.victim, update=client.threat_model.update, threat_model=client.threat_model, seed=client.seed
+        )
         self.client = client
         self.clients = clients
 

@@ -88,8 +88,9 @@ class Client(nn.Module, ABC):
     def _check(self, batch: Batch) -> None:
         check_images(batch.images)
         if tuple(batch.images.shape[2:]) != self.victim.image_shape:
+            wanted, found = self.victim.image_shape, tuple(batch.images.shape[2:])
             raise ShapeError(
-                f"the victim takes images of shape {self.victim.image_shape}, the data has {tuple(batch.images.shape[2:])}; "
+                f"the victim takes images of shape {wanted}, the data has {found}; "
                 "set the victim's image_shape, or choose other data."
             )
         low, high = int(batch.labels.min()), int(batch.labels.max())

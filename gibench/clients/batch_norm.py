@@ -1,5 +1,7 @@
 """BatchNorm regimes: the same victim leaks differently with running, private or shared statistics (rule R12)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,7 +15,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def use_batch_statistics(module: nn.Module) -> None:
-    """Drop the running statistics, in place: without them every mode normalizes by the batch's own, and no buffer moves."""
+    """Drop the running statistics, in place: then every mode normalizes by the batch's own, and no buffer moves."""
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
@@ -32,17 +34,12 @@ def batch_statistics(victim: Victim, images: Tensor) -> dict[str, Tensor]:
     """
     found: dict[str, list[Tensor]] = {}
 
-    def record(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].transpose(0, 1).flatten(1)
-            found.setdefault(name, []).append(torch.stack([values.mean(1), values.var(1, correction=0)]))
+    def record(name: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].transpose(0, 1).flatten(1)
+        found.setdefault(name, []).append(torch.stack([values.mean(1), values.var(1, correction=0)]))
 
-        return layer.register_forward_pre_hook(hook)
-
-    handles = []
-    for name, layer in victim.named_modules():
-        if isinstance(layer, _BatchNorm):
-            handles.append(record(name))
+    layers = [(name, layer) for name, layer in victim.named_modules() if isinstance(layer, _BatchNorm)]
+    handles = [layer.register_forward_pre_hook(partial(record, name)) for name, layer in layers]
     try:
         with torch.no_grad():
             for batch in images:

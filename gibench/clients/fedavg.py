@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from gibench.clients.base import Client
-from gibench.clients.per_update import batch_gradient, for_each_update
+from gibench.clients.per_update import batch_gradient, for_each_update, weights
 from gibench.errors import ConfigurationError, ShapeError
 from gibench.types import Simulate, ThreatModel, Update
 from gibench.victims import Victim
@@ -12,8 +12,8 @@ from gibench.victims import Victim
 class FedAvg(Client):
     """Send the server's weights minus the weights after local SGD: theta_0 - theta_S, which points along the gradient.
 
-    Step s trains on the images s*b ... s*b+b-1 of the private batch, modulo B, in order. With b = B, one step and rate 1
-    this is FedSGD. Where the threat model hides the local steps, the attacker simulates one gradient of the
+    Step s trains on the images s*b ... s*b+b-1 of the private batch, modulo B, in order. With b = B, one step and
+    rate 1 this is FedSGD. Where the threat model hides the local steps, the attacker simulates one gradient of the
     whole batch, which has about the direction of the update but not its length.
 
     Args:
@@ -48,17 +48,19 @@ class FedAvg(Client):
         total = images.shape[1]
         size = self.local_batch_size or total
         if total % size:
-            raise ShapeError(f"a private batch of {total} does not divide into local batches of {size}; change one of them.")
-        server = dict(self.victim.named_parameters())
+            raise ShapeError(
+                f"a private batch of {total} does not divide into local batches of {size}; change one of them."
+            )
+        server = weights(self.victim)
         gradient = batch_gradient(self.victim)
 
         def local_training(images: Tensor, labels: Tensor) -> Update:
-            weights = server
+            local = server
             for step in range(self.steps):
                 start = step * size % total
-                update = gradient(weights, images[start : start + size], labels[start : start + size])
-                weights = {name: weight - self.rate * update[name] for name, weight in weights.items()}
-            return {name: server[name] - weight for name, weight in weights.items()}
+                update = gradient(local, images[start : start + size], labels[start : start + size])
+                local = {name: weight - self.rate * update[name] for name, weight in local.items()}
+            return {name: server[name] - weight for name, weight in local.items()}
 
         return for_each_update(local_training, images, labels)
 
@@ -67,5 +69,5 @@ class FedAvg(Client):
         return self.simulate if self.threat_model.local_steps == "known" else self._one_gradient
 
     def _one_gradient(self, images: Tensor, labels: Tensor) -> Update:
-        server, gradient = dict(self.victim.named_parameters()), batch_gradient(self.victim)
+        server, gradient = weights(self.victim), batch_gradient(self.victim)
         return for_each_update(lambda image, label: gradient(server, image, label), images, labels)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from gibench.clients.base import Client
-from gibench.clients.per_update import batch_gradient, for_each_update
+from gibench.clients.per_update import batch_gradient, for_each_update, weights
 from gibench.types import ThreatModel, Update
 from gibench.victims import Victim
 
@@ -19,6 +19,6 @@ class FedSGD(Client):
 
     def simulate(self, images: Tensor, labels: Tensor) -> Update:
         """The gradients of U batches; see `Client.simulate`."""
-        parameters = dict(self.victim.named_parameters())
+        parameters = weights(self.victim)
         gradient = batch_gradient(self.victim)
         return for_each_update(lambda image, label: gradient(parameters, image, label), images, labels)

@@ -28,6 +28,11 @@ def batch_gradient(victim: Victim) -> Callable[[Parameters, Tensor, Tensor], Upd
     return gradient
 
 
+def weights(victim: Victim) -> Parameters:
+    """The victim's parameters, as the functions here take them."""
+    return dict(victim.named_parameters())
+
+
 def for_each_update(function: Callable[[Tensor, Tensor], Update], images: Tensor, labels: Tensor) -> Update:
     """Apply `function` (images (B, C, H, W), labels (B,) or (B, K)) to each of U batches; stack what it returns."""
     updates: Update = vmap(function)(images, labels)

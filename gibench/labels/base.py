@@ -12,6 +12,8 @@ class LabelSource(nn.Module, ABC):
     """Labels of U private batches."""
 
     needs = Needs()
+    infers = True
+    """Whether the labels are the attack's own finding, to be scored."""
 
     @abstractmethod
     def forward(self, observation: Observation) -> Tensor:

@@ -13,12 +13,15 @@ class Given(LabelSource):
     """The ordered labels where they are known; else the known counts, written out in ascending order."""
 
     needs = Needs(labels=("ordered", "counts"))
+    infers = False
 
     def forward(self, observation: Observation) -> Tensor:
         """See `LabelSource`."""
         if observation.labels is not None:
             return observation.labels
         if observation.label_counts is None:
-            raise ThreatModelError("the labels are not known; set threat_model.labels, or give the attack a label rule.")
+            raise ThreatModelError(
+                "the labels are not known; set threat_model.labels, or give the attack a label rule."
+            )
         classes = torch.arange(observation.num_classes, device=observation.label_counts.device)
         return torch.stack([classes.repeat_interleave(counts) for counts in observation.label_counts])

@@ -11,8 +11,8 @@ from gibench.types import Observation
 class IDLG(LabelSource):
     """argmin_c sum_j dl/dW[c, j] over the last linear layer, for B = 1.
 
-    For one-hot cross-entropy dl/dz_c = p_c - 1[c = y], so that with non-negative features (sigmoid, ReLU) only row y has
-    a negative sum. We use the weights alone, as the paper does; the sign of the bias gradient is a rule of its own.
+    For one-hot cross-entropy dl/dz_c = p_c - 1[c = y], so that with non-negative features (sigmoid, ReLU) only row y
+    has a negative sum. We use the weights alone, as the paper does; the sign of the bias gradient is a rule of its own.
 
     Raises:
         ThreatModelError: for B > 1, of which the rule names one class only.

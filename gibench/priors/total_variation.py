@@ -1,4 +1,4 @@
-"""Total variation: neighboring pixels are alike (Rudin, Osher, Fatemi 1992; for updates Geiping et al., NeurIPS 2020)."""
+"""Total variation: neighboring pixels are alike (Rudin, Osher, Fatemi 1992; for updates Geiping et al. 2020)."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ class TotalVariation(Prior):
         This is the definition that the weights of Inverting Gradients, GIAS and GIFD refer to.
     isotropic: mean sqrt(dx^2 + dy^2 + 1e-8) over the (H-1) x (W-1) positions that have both differences.
 
-    Both are over pixels in [0, 1]. The published codes take differences of normalized pixels, x / std: for a victim that
-    normalizes, their weight divided by std (about 0.25 on CIFAR-10) is ours.
+    Both are over pixels in [0, 1]. The published codes take differences of normalized pixels, x / std: for a
+    victim that normalizes, their weight divided by std (about 0.25 on CIFAR-10) is ours.
 
     Args:
         weight: at least 0, relative to the likelihood's scale.

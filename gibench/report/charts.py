@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from gibench.metrics.intervals import Interval
 
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 520, 300, 46, 14, 40
+WIDTH, HEIGHT = 520, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 40
 RADIUS = 2.6
 LANE = 66
 _LABEL_ROW = 15
@@ -122,8 +123,8 @@ def curves(
     svg = _svg(HEIGHT, f"{y_label} against {x_label}")
     x_ticks = round_ticks(0.0, max(place for line in lines for place, _ in line.points))
     x = Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
-    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, 24, log=log_y)
-    _x_axis(svg, x, x_ticks, (24, HEIGHT - BOTTOM), x_label)
+    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, log=log_y)
+    _x_axis(svg, x, x_ticks, (TOP, HEIGHT - BOTTOM), x_label)
     _y_axis(svg, y, y_ticks, y_label)
     for line in lines:
         path = "L".join(f"{x(place):.1f} {y(value):.1f}" for place, value in line.points)
@@ -140,15 +141,18 @@ def quality_against_cost(points: Sequence[Point], floor: Mark | None) -> Markup:
     values = [value for point in points for value in _ends(point.interval)] + ([floor.value] if floor else [])
     y_ticks = round_ticks(min(values), max(values))
     x = Scale(x_ticks[0], x_ticks[-1], LEFT + 12, WIDTH - RIGHT - 12, log=True)
-    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, 24)
-    _x_axis(svg, x, x_ticks, (24, HEIGHT - BOTTOM), x_label)
+    y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    _x_axis(svg, x, x_ticks, (TOP, HEIGHT - BOTTOM), x_label)
     _y_axis(svg, y, y_ticks, y_label)
     if floor:
         _line(svg, LEFT, y(floor.value), WIDTH - RIGHT, y(floor.value), f"mark {floor.color}")
-        _text(svg, WIDTH - RIGHT, y(floor.value) - 5, floor.label, "mark-label", anchor="end")
-    for index, point in enumerate(points):
-        alike = sum(other.cost == point.cost for other in points[:index])
-        place = x(max(point.cost, 1.0)) + 11 * ((alike + 1) // 2) * (-1) ** alike  # side by side, not on top
+        _text(svg, WIDTH - RIGHT, y(floor.value) + 13, floor.label, "mark-label", anchor="end")
+    taken: list[float] = []
+    for point in points:
+        place = x(max(point.cost, 1.0))
+        while any(abs(place - other) < 6 for other in taken):
+            place -= 6  # side by side, not on top
+        taken.append(place)
         low, mean, high = _ends(point.interval)
         _line(svg, place, y(low), place, y(high), f"interval-bar {point.color}")
         dot = {"class": f"point {point.color}", "cx": f"{place:.1f}", "cy": f"{y(mean):.1f}", "r": "5"}

@@ -75,21 +75,24 @@ def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
 
 
 def animation(run_folder: Path, rows: Sequence[Row], colors: Mapping[str, str]) -> Animation | None:
-    """The recorded optimization of the best attack that has one."""
-    for row in attacking(rows):
-        stored = load_animation(run_folder, row.scenario, row.attack) if row.kind == "attack" else None
-        if stored is not None:
-            steps: list[int] = stored["steps"].tolist()
-            return Animation(
-                attack=row.attack,
-                gif=gif_uri(stored["frames"], stored["private"]),
-                objective=_course(
-                    Curve(row.attack, colors[row.attack], list(zip(steps, stored["objective"].tolist(), strict=True)))
-                ),
-                first_step=steps[0],
-                last_step=steps[-1],
-            )
-    return None
+    """Of the recorded optimizations of a scenario the one that ends closest to its private image."""
+    attacks = [row for row in rows if row.kind == "attack"]
+    stored = {row.attack: load_animation(run_folder, row.scenario, row.attack) for row in attacks}
+    errors = {
+        attack: float((film["frames"][-1] - film["private"]).square().mean()) for attack, film in stored.items() if film
+    }
+    if not errors:
+        return None
+    attack = min(errors, key=lambda name: errors[name])
+    film = stored[attack] or {}
+    steps: list[int] = film["steps"].tolist()
+    return Animation(
+        attack=attack,
+        gif=gif_uri(film["frames"], film["private"]),
+        objective=_course(Curve(attack, colors[attack], list(zip(steps, film["objective"].tolist(), strict=True)))),
+        first_step=steps[0],
+        last_step=steps[-1],
+    )
 
 
 def _course(line: Curve) -> Markup:

@@ -1,5 +1,6 @@
 """Which images a report shows, by a rule that it states, and their pictures row by row."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,11 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gibench.errors import RecordError
-from gibench.records import read_records, write_atomically
+from gibench.records import read_records
 from gibench.report.pictures import draw_strip, picture_path, png_uri
 from gibench.report.summary import Group, Key, Row, group, summarize
 from gibench.report.table import reading_order
 from gibench.report.words import signed
+from gibench.storage import write_atomically
 from gibench.types import Record
 
 
@@ -58,13 +60,15 @@ class Album:
         self.rows = [row for row in shown if self._stored[row.attack]]
         self._files: dict[Path, dict[str, Tensor]] = {}
 
-    def images(self) -> list[Key]:
-        """Return the images of the first attack with pictures; of those only what all attacks have, if that is any."""
-        if not self.rows:
-            return []
-        first = self._stored[self.rows[0].attack]
-        shared = set(first).intersection(*(self._stored[row.attack] for row in self.rows if row.kind == "attack"))
-        return [key for key in first if key in shared] or first
+    def images(self) -> tuple[list[Key], str]:
+        """Return the images that all attacks have, or else the first one, and a name for whoever has them."""
+        first = self.rows[0].attack
+        shared = set.intersection(
+            *(set(self._stored[row.attack]) for row in self.rows if row.kind == self.rows[0].kind)
+        )
+        if shared:
+            return [key for key in self._stored[first] if key in shared], "every attack"
+        return self._stored[first], first
 
     def tensor(self, attack: str, key: Key, name: str) -> Tensor | None:
         """Return the reconstruction ("images") or the truth ("private") of one image, (C, H, W), or None."""
@@ -89,12 +93,13 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
     if not album.rows:
         return None
     first = album.rows[0].attack
-    groups, keys = _choose(album.images(), album.attacks[first])
-    ranked = f"ranked by the PSNR that {first} reaches"
+    images, who = album.images()
+    groups, keys = _choose(images, album.attacks[first])
     rule = (
-        f"Every image that was attacked, {ranked}."
+        f"All images that {who} was run on, ranked by the PSNR that {first} reaches."
         if len(groups) == 1
-        else f"The two best, middle and worst images, {ranked}, and the first of the others by their id."
+        else f"Of the images that {who} was run on the two best, middle and worst, ranked by the PSNR that {first} "
+        "reaches, and the first of the others by their id."
     )
     records = album.attacks[first]
     truth = [
@@ -104,7 +109,7 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
     for row in album.rows:
         found = album.attacks[row.attack]
         rows.append((row.attack, [_picture(album, found.get(key), row.attack, key, success_psnr) for key in keys]))
-    return Gallery(rule, [(heading, count) for heading, count in groups if count], rows)
+    return Gallery(rule, groups, rows)
 
 
 def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = None, images: int = 8) -> Path:
@@ -130,16 +135,16 @@ def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = Non
         wanted = "any scenario" if scenario is None else f"scenario {scenario!r}"
         raise RecordError(f"{run_folder} stores no reconstructions of {wanted}; run it again and keep its pictures.")
     first = album.rows[0].attack
-    keys = sorted(album.images(), key=lambda key: (attacks[first][key].image_id, key))[:images]
+    keys = sorted(album.images()[0], key=lambda key: (attacks[first][key].image_id, key))[:images]
     strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
     for row in (row for row in album.rows if row.kind == "attack"):
         found = attacks[row.attack]
         solved = [key if key in found and found[key].status == "ok" else None for key in keys]
         pictures = [album.tensor(row.attack, key, "images") if key else None for key in solved]
         strip.append((row.attack, f"{signed(row.psnr.value or 0.0)} dB on average", pictures))
-    picture = draw_strip(strip)
-    write_atomically(path, lambda part: picture.save(part, "PNG", optimize=True))
-    return path
+    png = io.BytesIO()
+    draw_strip(strip).save(png, "PNG", optimize=True)
+    return write_atomically(png.getvalue(), path)
 
 
 def _choose(keys: Sequence[Key], records: Group) -> tuple[list[tuple[str, int]], list[Key]]:

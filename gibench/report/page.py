@@ -1,6 +1,5 @@
 """`report.html`: one file with everything inside, that opens offline and asks the network for nothing."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,11 +9,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gibench.errors import RecordError
-from gibench.records import read_records, write_atomically
+from gibench.records import read_manifest, read_records
 from gibench.report import figures, words
 from gibench.report.gallery import Album, hang
 from gibench.report.summary import Group, Row, group, summarize
 from gibench.report.table import reading_order
+from gibench.storage import write_atomically
 
 COLORS = 8
 
@@ -51,9 +51,7 @@ def write_report(run_folder: Path) -> Path:
             unavailable={name: why for name, why in manifest.get("metrics", {}).items() if why != "available"},
         )
     )
-    path = run_folder / "report.html"
-    write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
-    return path
+    return write_atomically(page.encode(), run_folder / "report.html")
 
 
 def _environment() -> Environment:
@@ -141,18 +139,10 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
 
 def _read_manifest(run_folder: Path) -> dict[str, Any]:
     """Read `manifest.json`; a run that was killed early has records but no manifest yet, and the page says so."""
-    path = run_folder / "manifest.json"
-    if not path.exists():
-        if not (run_folder / "records.jsonl").exists():
-            raise RecordError(f"{run_folder} holds no run; pass a folder with records.jsonl.")
-        return {}
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(
-            f"manifest.json is damaged ({error}); move it away and run again with the same command."
-        ) from error
-    return manifest
+    manifest = read_manifest(run_folder)
+    if manifest is None and not (run_folder / "records.jsonl").exists():
+        raise RecordError(f"{run_folder} holds no run; pass a folder with records.jsonl.")
+    return manifest or {}
 
 
 def _memory(size: int | None) -> str:

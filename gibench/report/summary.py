@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
-from gibench.records import write_atomically
+from gibench.storage import write_atomically
 from gibench.types import Record
 
 Kind = Literal["attack", "control", "floor", "oracle"]
@@ -113,7 +113,7 @@ def write_summary_csv(rows: Sequence[Row], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     writer.writerows([_cell(line[column]) for column in CSV_COLUMNS] for line in lines)
-    write_atomically(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(text.getvalue().encode(), path)
 
 
 def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:

@@ -47,6 +47,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 def _cells(row: Row) -> list[Text]:
     above = "" if row.margin is None or row.margin.value is None else f"{row.margin.value:+.1f}".replace("-", "−")
     success = percent(row.success.value)
+    given_update = row.kind in ("attack", "control")
     return [
         Text(row.attack.removeprefix("floor: ")),
         Text(f"{row.images:,}"),
@@ -54,9 +55,9 @@ def _cells(row: Row) -> list[Text]:
         Text(_VERDICTS.get(row.verdict or "", above)),
         Text("" if row.ssim is None else signed(row.ssim, 2)),
         Text(f"{success} {bounds(row.success, scale=100, digits=0)}".strip()),
-        Text("" if row.label_accuracy is None else percent(row.label_accuracy)),
-        Text(amount(row.gradient_evaluations) if row.kind in ("attack", "control") else ""),
-        Text(amount(row.seconds) if row.kind in ("attack", "control") else ""),
+        Text(percent(row.label_accuracy) if given_update and row.label_accuracy is not None else ""),
+        Text(amount(row.gradient_evaluations) if given_update else ""),
+        Text(amount(row.seconds) if given_update else ""),
     ]
 
 

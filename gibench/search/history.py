@@ -9,8 +9,8 @@ MINIMUM_CURVATURE = 1e-10  # PyTorch's bound below which a pair is skipped
 class History:
     """Up to m pairs s (steps) and y (changes of the derivative) for each of R rows, and the inverse Hessian they imply.
 
-    The two-loop recursion, written as triangular systems (Byrd, Nocedal, Schnabel 1994), so that it costs two passes over
-    the history instead of 4 m small operations: with R_ij = s_i . y_j for i not newer than j, D its diagonal and
+    The two-loop recursion, written as triangular systems (Byrd, Nocedal, Schnabel 1994), so that it costs two passes
+    over the history instead of 4 m small operations: with R_ij = s_i . y_j for i not newer than j, D its diagonal and
     gamma = s . y / y . y of the newest pair,
 
         R a = S g,    q = g - Y^T a,    R^T c = D a - gamma Y q,    H g = gamma q + S^T c.
@@ -44,14 +44,14 @@ class History:
         self.next[index] = (slot + 1) % self.size
         self.count[index] = (self.count[index] + 1).clamp(max=self.size)
         used = int(self.count.max())
-        pair = torch.stack([step, change], 2)
         # Products for all rows and then a choice: choosing first would copy the whole history.
-        by_step = (self.steps[:, :used] @ pair)[index]
-        by_change = (self.changes[:, :used] @ pair)[index]
-        self.step_change[index, :used, slot] = by_step[..., 1]
-        self.step_change[index, slot, :used] = by_change[..., 0]
-        self.change_change[index, :used, slot] = by_change[..., 1]
-        self.change_change[index, slot, :used] = by_change[..., 1]
+        steps_change = _dots(self.steps[:, :used], change)[index]
+        changes_step = _dots(self.changes[:, :used], step)[index]
+        changes_change = _dots(self.changes[:, :used], change)[index]
+        self.step_change[index, :used, slot] = steps_change
+        self.step_change[index, slot, :used] = changes_step
+        self.change_change[index, :used, slot] = changes_change
+        self.change_change[index, slot, :used] = changes_change
 
     def apply(self, gradient: Tensor) -> Tensor:
         """Multiply (R, n) by each row's inverse Hessian."""
@@ -60,15 +60,16 @@ class History:
             return gradient
         steps, changes = self.steps[:, :used], self.changes[:, :used]
         upper, gram, order = self._ordered(used)
-        by_step = (steps @ gradient[..., None]).gather(1, order[..., None])
-        by_change = (changes @ gradient[..., None]).gather(1, order[..., None])
+        by_step = _dots(steps, gradient).gather(1, order)[..., None]
+        by_change = _dots(changes, gradient).gather(1, order)[..., None]
         gamma = self.scale[:, None, None]
         a = torch.linalg.solve_triangular(upper, by_step, upper=True)
         right = upper.diagonal(dim1=1, dim2=2)[..., None] * a - gamma * (by_change - gram @ a)
         c = torch.linalg.solve_triangular(upper.mT, right, upper=False)
         back = torch.argsort(order, 1)[..., None]
         a, c = a.gather(1, back), c.gather(1, back)
-        return gamma[..., 0] * (gradient - (a.mT @ changes).squeeze(1)) + (c.mT @ steps).squeeze(1)
+        product: Tensor = gamma[..., 0] * (gradient - (a.mT @ changes).squeeze(1)) + (c.mT @ steps).squeeze(1)
+        return product
 
     def _ordered(self, used: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the triangle R and the Gram matrix of y, oldest pair first, and that order (R, used).
@@ -80,8 +81,15 @@ class History:
         oldest = (self.next - self.count) % self.size
         order = torch.where(place < self.count[:, None], (oldest[:, None] + place) % self.size, place)
         upper, gram = (
-            matrix[:, :used, :used].gather(1, order[..., None].expand(-1, -1, used)).gather(2, order[:, None].expand(-1, used, -1))
+            matrix[:, :used, :used]
+            .gather(1, order[..., None].expand(-1, -1, used))
+            .gather(2, order[:, None].expand(-1, used, -1))
             for matrix in (self.step_change, self.change_change)
         )
         empty = place >= self.count[:, None]
         return torch.triu(upper) + torch.diag_embed(empty.to(upper.dtype)), gram, order
+
+
+def _dots(vectors: Tensor, vector: Tensor) -> Tensor:
+    """Inner products of (R, m, n) with (R, n): (R, m). In this order of factors a CPU is ten times as fast."""
+    return (vector[:, None] @ vectors.mT).squeeze(1)

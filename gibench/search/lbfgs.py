@@ -1,7 +1,7 @@
 """L-BFGS with a state of its own for every row.
 
-PyTorch's L-BFGS treats all its parameters as one problem: one history, one step length, one stopping rule. Here each of R
-rows has its own, so that attacking R updates together gives each what it would get alone. In exact arithmetic a row
+PyTorch's L-BFGS treats all its parameters as one problem: one history, one step length, one stopping rule. Here each of
+R rows has its own, so that attacking R updates together gives each what it would get alone. In exact arithmetic a row
 follows `torch.optim.LBFGS` (no line search) step for step; a test holds the two together in float64.
 """
 

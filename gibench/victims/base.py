@@ -58,8 +58,12 @@ class Victim(nn.Module):
         self.training_steps = training_steps
         self.stage: Stage = stage
         self.test_accuracy = test_accuracy
-        self.register_buffer("mean", torch.tensor(list(mean)).expand(channels).reshape(-1, 1, 1).clone(), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).expand(channels).reshape(-1, 1, 1).clone(), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(list(mean)).expand(channels).reshape(-1, 1, 1).clone(), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(list(std)).expand(channels).reshape(-1, 1, 1).clone(), persistent=False
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images in [0, 1]."""
@@ -80,7 +84,7 @@ class Victim(nn.Module):
         for name, tensor in sorted(self.state_dict().items()):
             array = tensor.detach().cpu().contiguous()
             digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
-            digest.update(array.numpy().tobytes())
+            digest.update(array.view(torch.uint8).numpy().tobytes() if array.ndim else str(array.item()).encode())
         return {
             "architecture": self.architecture,
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
@@ -90,6 +94,8 @@ class Victim(nn.Module):
             "training_steps": self.training_steps,
             "stage": self.stage,
             "test_accuracy": self.test_accuracy,
+            "mean": ", ".join(f"{value:.6g}" for value in self.mean.flatten().tolist()),
+            "std": ", ".join(f"{value:.6g}" for value in self.std.flatten().tolist()),
             "dtype": str(next(self.parameters()).dtype).removeprefix("torch."),
         }
 

@@ -102,7 +102,7 @@ def _probe(network: nn.Module, path: str, image_shape: tuple[int, int, int], num
     try:
         with torch.no_grad():
             logits = network(torch.zeros(1, *image_shape))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torchvision's ViT asserts its image size
         raise ConfigurationError(
             f"{path} cannot read images of shape {image_shape}: {error}; set image_shape."
         ) from error

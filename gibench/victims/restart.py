@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from gibench.seeding import generator
-from gibench.victims.weights import write_atomically
+from gibench.storage import write_atomically
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -92,7 +92,7 @@ def fit_from(
 class _AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's own writer goes through the temporary folder, from where a move to another disk is not atomic."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(buffer.getvalue(), Path(path))

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from gibench.errors import ConfigurationError
 from gibench.seeding import derive
+from gibench.storage import write_atomically
 from gibench.victims.base import Victim
 from gibench.victims.restart import EpochOrder, Precision, fit_from, shift_and_mirror
-from gibench.victims.weights import save_weights, write_atomically
+from gibench.victims.weights import save_weights
 
 IG_MILESTONES = (1 / 2.667, 1 / 1.6, 1 / 1.142)
 """When "Inverting Gradients" divides the learning rate by ten: near 3/8, 5/8 and 7/8 of the training."""
@@ -103,7 +104,7 @@ class KeepWeights(Callback):
         self.labels = labels
         self.steps_before = victim.training_steps
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's hook
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the start."""
         self._keep(trainer.global_step)
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gibench.errors import StorageError, WeightsError
+from gibench.errors import WeightsError
+from gibench.storage import write_atomically
 from gibench.victims.base import Stage, Victim
 
 _METADATA = "gibench_fingerprint"
@@ -82,21 +83,6 @@ def load_weights(
     loaded.training_steps = recorded.training_steps if recorded and training_steps is None else training_steps
     loaded.test_accuracy = recorded.test_accuracy if recorded and test_accuracy is None else test_accuracy
     return loaded
-
-
-def write_atomically(content: bytes, path: Path) -> Path:
-    """Write `content` so that `path` holds all of it or what it held before, even after a kill; return `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}; free some space or choose another folder.") from error
-    return path
 
 
 def _locate(path: Path) -> Path:

@@ -169,7 +169,10 @@ def test_hidden_local_steps_leave_a_single_gradient() -> None:
 BAD = {
     "update": (lambda: FedSGD(small_victim(), threat_model=threat(update="fedavg")), ThreatModelError),
     "stage": (lambda: FedSGD(small_victim(), threat_model=threat(victim="trained")), ThreatModelError),
-    "regime of a net without": (lambda: FedSGD(small_victim(), threat_model=threat(batch_norm="eval")), ThreatModelError),
+    "regime of a net without": (
+        lambda: FedSGD(small_victim(), threat_model=threat(batch_norm="eval")),
+        ThreatModelError,
+    ),
     "no regime": (lambda: FedSGD(small_victim(batch_norm=True)), ThreatModelError),
     "defense": (lambda: FedSGD(small_victim(), threat_model=threat(defense="known")), ThreatModelError),
     "no steps": (lambda: FedAvg(small_victim(), steps=0), ConfigurationError),

@@ -1,5 +1,6 @@
 """What the report says in words and prints in the terminal."""
 
+import io
 from collections.abc import Callable
 from typing import get_args
 
@@ -56,8 +57,8 @@ def test_findings(record: MakeRecord) -> None:
         "and recovers 100 % of 20 images to 20 dB or better; no leak measured with dlg."
     )
     assert said(floor + weak) == (
-        "No leak measured: dlg reaches 10.2 dB [10.1, 10.3] on average, as the best attack, and does not clear its floor "
-        "(mean image, 12.2 dB)."
+        "No leak measured: dlg reaches 10.2 dB [10.1, 10.3] on average, as the best attack, and does not clear its "
+        "floor (mean image, 12.2 dB)."
     )
     assert said(floor + bimodal).startswith("idlg recovers 25 % of 20 images to 20 dB or better, although its mean of")
     assert "nothing is concluded" in said(floor + records_of(record, "ig", [40.0]))
@@ -79,11 +80,10 @@ def test_numbers() -> None:
     assert [listing(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
 
 
-def printed(records: list[Record], **options: bool) -> str:
-    console = Console(width=200, record=True, force_terminal=True, quiet=False, file=None, **options)
-    with console.capture():
-        print_table(summarize(records), console)
-    return console.export_text(styles=False)
+def printed(records: list[Record]) -> str:
+    text = io.StringIO()
+    print_table(summarize(records), Console(file=text, width=200))
+    return text.getvalue()
 
 
 def test_the_table_fits_100_columns_and_says_who_clears_the_floor(record: MakeRecord) -> None:
