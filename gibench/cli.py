@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from gibench import __version__
 from gibench.errors import GibenchError
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, overrides = _parser().parse_known_args(arguments)
     if overrides and options.command not in ("run", "fit"):
-        _parser().error(f"unknown option {overrides[0]!r}; see `gibench {options.command} --help`")
+        _parser().error(f"{options.command} has no option {overrides[0]!r}")
     from gibench import commands
     from gibench.allocator import keep_large_blocks
 
@@ -37,8 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gibench", description=DESCRIPTION)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, where argparse prints its whole usage."""
+        self.exit(2, f"gibench: {message}; see `{self.prog} --help`.\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="gibench", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gibench {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")

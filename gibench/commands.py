@@ -17,6 +17,8 @@ from gibench.run import Run
 from gibench.victims.training import fit_victim
 
 CONSOLE = Console(highlight=False)
+if not CONSOLE.is_terminal:
+    CONSOLE.width = 100  # what the tables need; a file or a pipe has no width of its own
 
 
 def quickstart(options: argparse.Namespace) -> int:
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if "cells" in tree and _replaces_attack(options.overrides):
         raise ConfigurationError("a suite names its attacks; edit it, or run a configuration of one attack.")
     if "cells" not in tree and _replaces_attack(options.overrides):
-        found[0].attack = attack_name(parse(found[0], options.overrides).attack)
+        found[0].attack = attack_name(parse(found[0], options.overrides).as_dict()["attack"])
     if options.print_config:
         resolved = {f"{cell.scenario} x {cell.attack}": parse(cell, options.overrides).as_dict() for cell in found}
         CONSOLE.print(yaml.safe_dump(resolved, sort_keys=False), soft_wrap=True, end="", markup=False)

@@ -16,7 +16,6 @@ import yaml
 from gibench.errors import ConfigurationError
 
 Tree = dict[str, Any]
-SIZES = ("small", "full")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -124,9 +123,9 @@ def cells(tree: Tree, *, name: str, size: str) -> list[Cell]:
         parts = {key: tree[key] for key in ("data", "client", "attack")}
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed={"name", "sizes", "description"})
-    sizes = tree.get("sizes", {size: {}})
+    sizes = tree.get("sizes", {"small": {}})
     if size not in sizes:
-        raise ConfigurationError(f"{name} has no size {size!r}; choose one of {', '.join(sizes)}.")
+        raise ConfigurationError(f"{name} has no size {size!r}; choose among {', '.join(sizes)}.")
     tree = substitute({key: value for key, value in tree.items() if key != "sizes"}, sizes[size])
     found: list[Cell] = []
     for row in tree["cells"]:

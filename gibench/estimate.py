@@ -5,6 +5,7 @@ import time
 import torch
 
 from gibench.attacks import GradientMatching
+from gibench.diagnostics import probe_second_derivatives
 from gibench.plan import Job
 
 
@@ -13,13 +14,18 @@ def seconds(job: Job, updates: int) -> float:
 
     One group goes through the client and twice through the objective, of which the second counts; closed-form attacks
     and priors alone count as nothing.
+
+    Raises:
+        SecondDerivativeError: when the victim cannot be attacked this way; so every job is tried before the first runs.
     """
     attack = job.attack
     if not isinstance(attack, GradientMatching) or not attack.likelihood.uses_update or not updates:
         return 0.0
+    victim = job.client.victim
+    probe_second_derivatives(victim, victim.image_shape, victim.num_classes)
     group = next(iter(job.data.predict_dataloader()))
     with torch.no_grad():
-        observation = job.client(group.to(job.client.victim.mean.dtype))
+        observation = job.client(group.to(victim.mean.dtype))
     rows = min(observation.updates, attack.rows_at_once(observation))
     objective, start = attack.problem(observation, [(0, update) for update in range(rows)])
     objective(start)
