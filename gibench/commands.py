@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     out = options.out or Path("runs") / (f"{name}-{options.size}" if "sizes" in tree else name)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", module="lightning")  # advice on workers and on its own internals
         Run(
             name=name,
             size=options.size,
@@ -64,15 +64,19 @@ def fit(options: argparse.Namespace) -> int:
     """Train a victim."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(fit_victim)
+    path = find(options.config)
     try:
-        namespace = parser.parse_object(load(find(options.config)))
+        namespace = parser.parse_object({"out": str(Path("runs") / path.stem), **load(path)})
         namespace = parser.parse_args(options.overrides, namespace=namespace)
     except ArgumentError as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
     if options.print_config:
         CONSOLE.print(yaml.safe_dump(namespace.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False)
         return 0
-    for checkpoint in fit_victim(**parser.instantiate(namespace)):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        checkpoints = fit_victim(**parser.instantiate(namespace))
+    for checkpoint in checkpoints:
         CONSOLE.print(checkpoint, soft_wrap=True)
     return 0
 

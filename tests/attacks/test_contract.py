@@ -1,4 +1,4 @@
-"""Every attack keeps one contract: shapes, range, nothing touched, same seed same answer, rows independent of the group."""
+"""Every attack keeps one contract: shapes, range, nothing touched, same seed same answer, rows independent."""
 
 import copy
 from collections.abc import Callable

@@ -96,7 +96,7 @@ def test_a_full_disk_is_named_and_keeps_what_is_there(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "records.jsonl")
     file.append([record(0)])
     file.path = Path("/dev/full")
-    with pytest.raises(StorageError, match="[Nn]o space"):
+    with pytest.raises(StorageError, match=r"[Nn]o space"):
         file.append([record(1)])
     assert RecordFile(tmp_path / "records.jsonl").records == [record(0)]
 

@@ -1,4 +1,6 @@
-"""Gradient matching the peers' way: one image, one restart, plain autograd, torch's own optimizers. Slow and obvious."""
+"""Gradient matching the peers' way: one image, one restart, plain autograd, torch's own optimizers."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +61,7 @@ def total_variation(images: Tensor) -> Tensor:
     return torch.stack(across).mean() + torch.stack(down).mean()
 
 
-def lbfgs(function, start: Tensor, *, steps: int, history: int) -> Tensor:  # type: ignore[no-untyped-def]
+def lbfgs(function: Callable[[Tensor], Tensor], start: Tensor, *, steps: int, history: int) -> Tensor:
     """torch.optim.LBFGS on one problem, as DLG calls it; returns the last iterate."""
     point = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([point], lr=1, history_size=history)

@@ -58,7 +58,7 @@ def gibench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     from gibench.cli import main
 
     monkeypatch.setenv("GIBENCH_WEIGHTS", "")
-    monkeypatch.setattr("gibench.metrics.image_quality.load_network", lambda net, download: "left out of this test.")
+    monkeypatch.setattr("gibench.metrics.image_quality.load_network", lambda *_, **__: "left out of this test.")
 
     def call(*arguments: object) -> tuple[int, str, str]:
         status = main([str(argument) for argument in arguments])
