@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"gibench: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"gibench: {error}; what is recorded is kept, and the same command continues.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("gibench: interrupted; the same command continues where it stopped.", file=sys.stderr)
         return 130
@@ -54,7 +59,7 @@ def _parser() -> _Parser:
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument("--out", type=Path, metavar="DIR", help="the run folder; an unfinished run in it is continued")
     running.add_argument("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps")
-    running.add_argument("--precision", default="32-true", help="Lightning's: 32-true, 64-true, bf16-mixed")
+    running.add_argument("--precision", default="32-true", choices=("32-true", "64-true"), help="Lightning's")
 
     quick = commands.add_parser(
         "quickstart", parents=[common, running], help="attack embedded photographs, two minutes"

@@ -42,12 +42,13 @@ def reorder(values: Tensor, permutation: Tensor) -> Tensor:
 def _costs(reconstructed: Tensor, private: Tensor) -> Tensor:
     """Squared distances (B private, B reconstructed) of one update.
 
-    ||x - y||^2 = ||x||^2 - 2 x.y + ||y||^2 needs no (B, B, C, H, W) differences; in float64 nothing is lost in it.
+    ||x - y||^2 = ||x||^2 - 2 x.y + ||y||^2 needs no (B, B, C, H, W) differences; in float64 nothing is lost in it. On
+    the CPU: the assignment is found there, and some devices have no float64.
     """
-    found, truth = reconstructed.double().flatten(1), private.double().flatten(1)
+    found, truth = reconstructed.cpu().double().flatten(1), private.cpu().double().flatten(1)
     costs = truth.square().sum(1)[:, None] - 2 * truth @ found.T + found.square().sum(1)
     return costs.masked_fill(~costs.isfinite().all(0), 0.0)
 
 
 def _assign(costs: Tensor) -> Tensor:
-    return torch.as_tensor(linear_sum_assignment(costs.cpu().numpy())[1], dtype=torch.int64)
+    return torch.as_tensor(linear_sum_assignment(costs.numpy())[1], dtype=torch.int64)

@@ -26,6 +26,8 @@ class RecordFile:
     A line counts once its newline is on disk. A last line without one is what a kill leaves: it is set aside in
     `records.jsonl.torn` and its update is attacked again. Any other damage is a RecordError, because it was not a kill.
 
+    `torn` says whether that was the case.
+
     Args:
         path: the file; it need not exist yet.
 
@@ -38,7 +40,7 @@ class RecordFile:
         self.path = path
         with storage(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._set_torn_line_aside()
+            self.torn = self._set_torn_line_aside()
         self.records = read_records(path)
         self._written = {key(record) for record in self.records}
 
@@ -60,13 +62,14 @@ class RecordFile:
         self.records += new
         self._written |= {key(record) for record in new}
 
-    def _set_torn_line_aside(self) -> None:
+    def _set_torn_line_aside(self) -> bool:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             with self.path.with_suffix(".jsonl.torn").open("ab") as file:
                 file.write(content[whole:] + b"\n")
             os.truncate(self.path, whole)
+        return whole < len(content)
 
 
 def key(record: Record) -> Key:

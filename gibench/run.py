@@ -74,6 +74,8 @@ class Run:
         """Do what is not done yet; return the folder."""
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         self.folder.save_manifest(self.manifest)
+        if self.folder.records.torn:
+            self.console.print("The last record was torn by a kill; it is set aside, and its update attacked again.")
         self._announce()
         for scenario in dict.fromkeys(job.scenario for job in self.jobs):
             jobs = [job for job in self.jobs if job.scenario == scenario]

@@ -1,1 +1,1 @@
-""
+"""Learned attacks: networks that read images out of updates, and their training."""

@@ -97,8 +97,17 @@ def test_commands_exist_with_their_options_and_files(arguments: list[str]) -> No
         option = word.split("=")[0]
         if option.startswith("--") and "." not in option:
             assert re.search(rf"{option}\b", help_text), f"gibench {subcommand} has no option {option}"
-        if word.endswith((".yaml", ".yml")):
+        if word.endswith((".yaml", ".yml")) and word != "mine.yaml":  # the block above it
             assert (REPOSITORY / word).is_file(), f"{word} is not in the repository"
+
+
+@pytest.mark.parametrize("block", blocks(README, "yaml"), ids=lambda block: block.code.split(":")[0])
+def test_configurations_are_complete(block: Block, tmp_path: Path) -> None:
+    """Every key is known and of its type: printing the resolved configuration checks all of them."""
+    (tmp_path / "mine.yaml").write_text(block.code)
+    command = [sys.executable, "-m", "gibench.cli", "run", str(tmp_path / "mine.yaml"), "--print-config"]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_the_readme_gives_both_commands_and_ci_runs_the_tests_by_it() -> None:

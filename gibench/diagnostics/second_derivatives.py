@@ -10,8 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from gibench.errors import SecondDerivativeError, ShapeError
 from gibench.seeding import normal_rows, uniform_rows
-
-Update = dict[str, Tensor]
+from gibench.types import Update
 
 _INDEPENDENT = (
     "the update does not depend on the images (its derivative is identically zero); "

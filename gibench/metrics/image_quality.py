@@ -101,9 +101,9 @@ class ImageQuality:
 
 
 def psnr(reconstructed: Tensor, private: Tensor) -> Tensor:
-    """PSNR in dB of each pair of images (N, C, H, W) in [0, 1] -> (N,), float64, at most 100; NaN stays NaN."""
+    """PSNR in dB of each pair of images (N, C, H, W) in [0, 1] -> (N,), float64, on the CPU, at most 100; NaN stays."""
     value = peak_signal_noise_ratio(
-        reconstructed.double(), private.double(), data_range=1.0, dim=(1, 2, 3), reduction="none"
+        reconstructed.cpu().double(), private.cpu().double(), data_range=1.0, dim=(1, 2, 3), reduction="none"
     )
     return value.clamp(max=PSNR_CEILING)
 

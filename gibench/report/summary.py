@@ -34,8 +34,8 @@ class Row:
     success: share of images with a PSNR of at least `success_psnr`. exact: share from EXACT_PSNR on.
     failures: images that diverged or were refused; they score as the mean-image floor and stay in each mean (rule R7).
     oracle_gap: mean gain in dB had the best restart been chosen by the true image (rule R2), where that is recorded.
-    label_accuracy: share of the true labels that the attack names, as multisets within each update; None where it
-        names none at all. An image that is left unlabeled counts as wrong.
+    label_accuracy: share of the true labels that the attack infers, as multisets within each update; None where it
+        infers none at all, for example because they were given. An image that is left unlabeled counts as wrong.
     floor: the best floor that applies, by its mean on the images of this row. margin: PSNR minus that floor's on the
         same images. verdict: see `judge`. None for floors, and as long as there is no floor.
     leads: no attack of the scenario is better than this one beyond noise, on the images that both have (rule R8).

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.victims.base import Stage, Victim, seeded
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Per channel, over ImageNet's training images: the constants that torchvision's weights expect."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from gibench.victims.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
 def by_path(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gibench.victims.base import Victim, seeded
-from gibench.victims.convnet import CIFAR10_MEAN, CIFAR10_STD
+from gibench.victims.normalization import CIFAR10_MEAN, CIFAR10_STD
 
 _TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of N(0, 1) cut off at ±2, by which LeCun's normal initialization in JAX corrects its own."""

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gibench.victims.base import Victim, seeded
-
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-"""Per channel, over the training images: the constants of "Inverting Gradients"."""
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+from gibench.victims.normalization import CIFAR10_MEAN, CIFAR10_STD
 
 
 def convnet64(

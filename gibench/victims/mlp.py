@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gibench.victims.base import Victim, seeded
-from gibench.victims.convnet import CIFAR10_MEAN, CIFAR10_STD
+from gibench.victims.normalization import CIFAR10_MEAN, CIFAR10_STD
 
 
 def mlp(

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gibench.victims.base import Victim, seeded
-from gibench.victims.by_path import IMAGENET_MEAN, IMAGENET_STD
-from gibench.victims.convnet import CIFAR10_MEAN, CIFAR10_STD
 from gibench.victims.lenet import redraw_uniform
+from gibench.victims.normalization import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
 
 Shortcut = Literal["projection", "padding"]
 

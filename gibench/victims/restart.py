@@ -1,6 +1,7 @@
 """What makes a killed training continue exactly: random numbers that follow from counters, and a state saved whole."""
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -69,24 +70,24 @@ def fit_from(
 
     Logs go to the folder `log` beside `state`. The global random state on the CPU is left as it was.
     """
-    # Not max_steps: with it Lightning takes a resumed epoch for unfinished, and repeats a step.
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        callbacks=[
-            *callbacks,
-            ModelCheckpoint(state.parent, state.stem, save_on_train_epoch_end=True, enable_version_counter=False),
-            TQDMProgressBar(refresh_rate=20),
-        ],
-        logger=CSVLogger(state.parent, name="log"),
-        plugins=[_AtomicCheckpoints()],
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    with torch.random.fork_rng(devices=[]), _deterministic_convolutions():
-        trainer.fit(module, loader, ckpt_path=state if state.is_file() else None)
+    with torch.random.fork_rng(devices=[]), _deterministic_convolutions(), _without_advertisements():
+        # Not max_steps: with it Lightning takes a resumed epoch for unfinished, and repeats a step.
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[
+                *callbacks,
+                ModelCheckpoint(state.parent, state.stem, save_on_train_epoch_end=True, enable_version_counter=False),
+                RichProgressBar(refresh_rate=20),
+            ],
+            logger=CSVLogger(state.parent, name="log"),
+            plugins=[_AtomicCheckpoints()],
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, loader, ckpt_path=state if state.is_file() else None, weights_only=True)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
@@ -106,3 +107,15 @@ def _deterministic_convolutions() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.deterministic = before
+
+
+@contextmanager
+def _without_advertisements() -> Iterator[None]:
+    """Lightning logs tips on other products, at the level of information."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,8 +17,8 @@ from gibench.errors import ConfigurationError
 from gibench.seeding import derive
 from gibench.storage import write_atomically
 from gibench.victims.base import Victim
+from gibench.victims.checkpoints import KeepWeights
 from gibench.victims.restart import EpochOrder, Precision, fit_from, shift_and_mirror
-from gibench.victims.weights import save_weights
 
 IG_MILESTONES = (1 / 2.667, 1 / 1.6, 1 / 1.142)
 """When "Inverting Gradients" divides the learning rate by ten: near 3/8, 5/8 and 7/8 of the training."""
@@ -87,41 +87,6 @@ class VictimTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class KeepWeights(Callback):
-    """Save a victim after the given steps of its training, each time with its accuracy on held-out images.
-
-    Args:
-        victim: the one that is trained.
-        paths: step -> file; step 0 is the start.
-        images: held out, (N, C, H, W) in [0, 1].
-        labels: theirs, (N,).
-    """
-
-    def __init__(self, victim: Victim, paths: dict[int, Path], images: Tensor, labels: Tensor) -> None:
-        self.victim = victim
-        self.paths = paths
-        self.images = images
-        self.labels = labels
-        self.steps_before = victim.training_steps
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the start."""
-        self._keep(trainer.global_step)
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Keep the weights after the step that has just been made."""
-        self._keep(trainer.global_step)
-
-    def _keep(self, step: int) -> None:
-        if step not in self.paths:
-            return
-        if step > 0:
-            self.victim.stage = "trained"
-            self.victim.training_steps = None if self.steps_before is None else self.steps_before + step
-        self.victim.test_accuracy = accuracy(self.victim, self.images, self.labels)
-        save_weights(self.victim, self.paths[step])
-
-
 def fit_victim(
     *,
     victim: Victim,
@@ -143,8 +108,8 @@ def fit_victim(
     """Train a copy of `victim` on the prior split of `data` and return the files of its weights, one per checkpoint.
 
     The same call again continues after a kill, from the end of the last epoch, or returns the files if they are all
-    there. They are, byte for byte, those of a run that was not killed. The test accuracy in their fingerprints is that
-    on the score split. The folder also gets the settings (`training.json`) and a log (`log/version_*/metrics.csv`).
+    there. On a CPU they are, byte for byte, those of a run that was not killed; on a GPU where all operations of the
+    victim are deterministic. The test accuracy in their fingerprints is that on the score split. The folder also gets the settings (`training.json`) and a log (`log/version_*/metrics.csv`).
 
     Args:
         victim: with the weights to start from.
@@ -187,7 +152,7 @@ def fit_victim(
     out = Path(out)
     settings = {
         "victim": victim.fingerprint(),
-        "images_sha256": hashlib.sha256("\n".join((*ids, *held_out_ids)).encode()).hexdigest(),
+        "image_ids_sha256": hashlib.sha256("\n".join((*ids, *held_out_ids)).encode()).hexdigest(),
         "steps": steps,
         "checkpoints": kept,
         "batch_size": batch_size,
@@ -213,20 +178,6 @@ def fit_victim(
         )
     state.unlink(missing_ok=True)
     return list(paths.values())
-
-
-def accuracy(victim: Victim, images: Tensor, labels: Tensor, *, batch_size: int = 500) -> float:
-    """Return the share of images (N, C, H, W) in [0, 1] that the victim, in evaluation mode, gives their label (N,)."""
-    device = next(victim.parameters()).device
-    training = victim.training
-    victim.eval()
-    with torch.no_grad():
-        correct: int = sum(
-            int((victim(batch.to(device)).argmax(1).cpu() == truth).sum())
-            for batch, truth in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-        )
-    victim.train(training)
-    return correct / len(labels)
 
 
 class _Data(Protocol):

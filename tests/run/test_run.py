@@ -124,7 +124,9 @@ def test_a_run_killed_three_times_ends_in_the_same_table(gibench: Command, suite
         process.wait()
     with (killed / "records.jsonl").open("ab") as file:
         file.write(b'{"scenario": "lenet", "attack": "ig", "ima')
-    assert gibench("run", suite, "--out", killed)[0] == 0
+    status, printed, _ = gibench("run", suite, "--out", killed)
+    assert status == 0
+    assert "torn" in printed
     assert len(records(killed)) == total
     assert table(killed) == table(whole)
     keys = [(row["scenario"], row["attack"], row["update_id"], row["position"]) for row in records(killed)]
@@ -238,3 +240,12 @@ def test_debug_shows_the_traceback(gibench: Command) -> None:
 
     with pytest.raises(ConfigurationError):
         gibench("run", "nowhere.yaml", "--debug")
+
+
+def test_weights_and_biases_logs_offline_without_an_account(gibench: Command, single: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, _, errors = gibench(
+        "run", single, "--out", out, "--limit", 2, "--attack.steps=1", "--logger", "wandb-offline"
+    )
+    assert status == 0, errors
+    assert list(out.glob("wandb/offline-run-*/*.wandb"))
