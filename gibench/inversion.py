@@ -69,10 +69,17 @@ class GradientInversion(LightningModule):
         batch = batch.to(self.client.victim.mean.dtype)
         with torch.enable_grad():
             observation = self.client(batch)  # what the server sees
-            start = time.perf_counter()
+            start = self._clock()
             try:
                 reconstruction = self.attack(observation)  # what the attacker makes of it
             except RefusalError as refusal:
                 return self.scorer.refused(self.name, str(refusal), batch)
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         return self.scorer(self.name, reconstruction, batch, seconds=seconds)
+
+    def _clock(self) -> float:
+        """Seconds, once the device has done what it was asked to do."""
+        device = self.client.victim.mean.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()

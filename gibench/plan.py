@@ -33,7 +33,10 @@ class Job:
     def identity(self) -> Tree:
         """What results depend on: not where the data lies, how many updates there are, or how they are grouped."""
         tree = {name: dict(part) for name, part in self.configuration.items()}
-        harmless = ("root", "updates", "together", "download")
+        # The wrong-update control takes its partners from the group, so that there the grouping matters.
+        harmless = {"root", "updates", "download"} | (
+            {"together"} if not isinstance(self.attack, WrongUpdate) else set()
+        )
         settings = tree["data"].get("init_args", {})
         tree["data"]["init_args"] = {name: value for name, value in settings.items() if name not in harmless}
         return tree

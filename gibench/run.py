@@ -73,6 +73,7 @@ class Run:
     def __call__(self) -> Path:
         """Do what is not done yet; return the folder."""
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds convolutions to 10 bits (rule R14)
         self.folder.save_manifest(self.manifest)
         if self.folder.records.torn:
             self.console.print("The last record was torn by a kill; it is set aside, and its update attacked again.")

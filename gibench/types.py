@@ -66,7 +66,7 @@ class ThreatModel(_Frozen):
     `victim` and `batch_norm` have no default on purpose (rule R12): they change the problem more than any attack does.
 
     labels: what is known of the private labels; "counts" is how often each class occurs, "set" which classes occur.
-    batch_size: whether B is known.
+    batch_size: whether B is known; counted or ordered labels tell it.
     batch_norm: "absent" (the victim has none), "eval" (public running statistics), "private" (the batch's own
         statistics, kept by the client), "shared" (the batch's own statistics, sent with the update).
     victim: "initial" weights, "trained" for a recorded number of steps, or "converged".
@@ -102,9 +102,11 @@ class Observation(_Frozen):
     image_shape: (C, H, W). num_classes: K. batch_size: B, or None where it is unknown.
     labels: (U, B) where they are known in order. label_counts: (U, K), int64, where their counts are known; where only
         the set is known, 1 for each class that occurs.
-    batch_statistics: where they are shared, BatchNorm layer name -> (U, 2, channels), mean and biased variance.
+    batch_statistics: where they are shared, BatchNorm layer name -> (U, 2, channels), mean and biased variance, of one
+        pass of all B images at the server's weights; clients that train on parts of them normalize by each part's own.
     seeds: U seeds for the attacker's own random numbers.
-    bytes_per_update: estimated memory to simulate one update and differentiate it with respect to its images.
+    bytes_per_update: estimated memory to simulate one update and differentiate it with respect to its images; of one
+        image where B is hidden.
     """
 
     update: Update

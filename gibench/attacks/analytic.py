@@ -22,7 +22,8 @@ class BiasAttack(Attack):
     an image alone where it alone activates the row: we answer with the B distinct valid rows of largest |db|.
 
     It needs no labels and no optimization, and one layer that sees the image itself: a fully connected layer with bias
-    whose input has as many entries as the image. Its objective is the relative residual |dW - db x^T| / |dW| at B = 1.
+    whose input has as many entries as the image. Its objective is the relative residual |dW - db x^T| / |dW|, for B > 1
+    with the first image in place of all. Where no row is active (db = 0) there is no answer, and the image is NaN.
     """
 
     needs = Needs(batch_size=("known",))
@@ -42,7 +43,7 @@ class BiasAttack(Attack):
             inputs = victim.normalize(images[:, 0]).flatten(1)
         residual = weight - bias[..., None] * inputs[:, None]
         return Reconstruction(
-            images=images.clamp(0, 1),
+            images=images.masked_fill(~images.isfinite(), torch.nan).clamp(0, 1),  # else infinity would pass as white
             labels=None,
             objective=residual.flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1),
             gradient_evaluations=torch.zeros(observation.updates, dtype=torch.int64),
@@ -63,20 +64,23 @@ class BiasAttack(Attack):
 
     @staticmethod
     def _rows(candidates: Tensor, size: int, strength: Tensor) -> Tensor:
-        """Choose `size` of the candidate images (rows, C, H, W): valid before invalid, strong before weak, distinct."""
+        """Choose `size` of the candidate images (rows, C, H, W): valid before invalid, strong before weak, distinct.
+
+        Where there are fewer distinct ones, the best are repeated.
+        """
         flat = candidates.flatten(1)
         finite = flat.isfinite().all(1)
         valid = finite & (flat.amin(1) > -VALID_MARGIN) & (flat.amax(1) < 1 + VALID_MARGIN)
-        rank = (strength.masked_fill(~finite, -1) + valid * (strength.max() + 1)).argsort(descending=True)
+        merits = list(zip(valid.tolist(), finite.tolist(), strength.tolist(), strict=True))
+        rank = sorted(range(len(merits)), key=merits.__getitem__, reverse=True)
         chosen: list[int] = []
-        for row in rank.tolist():
+        for row in rank:
             distances = [(flat[row] - flat[other]).square().mean().sqrt() for other in chosen]
             if all(distance > SAME_IMAGE for distance in distances):
                 chosen.append(row)
             if len(chosen) == size:
                 break
-        chosen += rank.tolist()[: size - len(chosen)]
-        return candidates[chosen]
+        return candidates[(chosen + size * rank)[:size]]
 
 
 def _weighted(layer: nn.Module) -> bool:

@@ -30,6 +30,7 @@ class SecureAggregation(Client):
             client.victim, update=client.threat_model.update, threat_model=client.threat_model, seed=client.seed
         )
         self.client = client
+        self.victim = client.victim  # one model, so that whoever sets its mode sets it for all
         self.clients = clients
 
     def simulate(self, images: Tensor, labels: Tensor) -> Update:
@@ -39,6 +40,11 @@ class SecureAggregation(Client):
     def attacker_simulate(self) -> Simulate:
         """The mean of what the attacker can simulate of each client."""
         return partial(self._mean, self.client.attacker_simulate())
+
+    @property
+    def gradients(self) -> int:
+        """Those of all clients, which are simulated together."""
+        return self.clients * self.client.gradients
 
     def _mean(self, simulate: Simulate, images: Tensor, labels: Tensor) -> Update:
         if images.shape[1] % self.clients:

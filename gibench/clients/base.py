@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gibench.clients.batch_norm import batch_statistics, has_batch_norm, use_batch_statistics
+from gibench.clients.batch_norm import (
+    batch_statistics,
+    has_batch_norm,
+    has_running_statistics,
+    use_batch_statistics,
+)
 from gibench.clients.memory import bytes_per_update
 from gibench.errors import ShapeError, ThreatModelError
 from gibench.seeding import attacker_seed
@@ -57,13 +62,19 @@ class Client(nn.Module, ABC):
         """Return the simulation that the threat model hands to the attacker."""
         return self.simulate
 
+    @property
+    def gradients(self) -> int:
+        """How many gradients of the victim the attacker's simulation of one update takes; for the memory budget."""
+        return 1
+
     def forward(self, batch: Batch) -> Observation:
         """Compute the updates of `batch` and hand over what the threat model grants; no private image leaves."""
         self._check(batch)
         self.victim.eval()
         with torch.no_grad():
             update = self.simulate(batch.images, batch.labels)
-        known, classes, size = self.threat_model, self.victim.num_classes, batch.images.shape[1]
+        known, classes = self.threat_model, self.victim.num_classes
+        size = batch.images.shape[1] if known.batch_size == "known" else None
         counts = F.one_hot(batch.labels, classes).sum(1)
         return Observation(
             update=update,
@@ -72,17 +83,17 @@ class Client(nn.Module, ABC):
             threat_model=known,
             image_shape=self.victim.image_shape,
             num_classes=classes,
-            batch_size=size if known.batch_size == "known" else None,
+            batch_size=size,
             labels=batch.labels.clone() if known.labels == "ordered" else None,
             label_counts={"none": None, "set": counts.clamp(max=1)}.get(known.labels, counts),
             batch_statistics=batch_statistics(self.victim, batch.images) if known.batch_norm == "shared" else None,
             seeds=tuple(attacker_seed(self.seed, update_id) for update_id in batch.update_ids),
-            bytes_per_update=self._memory(size),
+            bytes_per_update=self._memory(size or 1),
         )
 
     def _memory(self, size: int) -> int:
         if size not in self._bytes:
-            self._bytes[size] = bytes_per_update(self.victim, size)
+            self._bytes[size] = bytes_per_update(self.victim, size, gradients=self.gradients)
         return self._bytes[size]
 
     def _check(self, batch: Batch) -> None:
@@ -119,5 +130,11 @@ def check_threat_model(threat_model: ThreatModel, victim: Victim, update: str) -
     if has_batch_norm(victim) == (threat_model.batch_norm == "absent"):
         fitting = "'eval', 'private' or 'shared'" if has_batch_norm(victim) else "'absent'"
         raise ThreatModelError(f"for {victim.architecture} set threat_model.batch_norm to {fitting}.")
+    if threat_model.batch_norm == "eval" and not has_running_statistics(victim):
+        raise ThreatModelError(
+            f"{victim.architecture} keeps no running statistics; set threat_model.batch_norm to 'private' or 'shared'."
+        )
+    if threat_model.batch_size == "unknown" and threat_model.labels in ("counts", "ordered"):
+        raise ThreatModelError("whoever knows the labels counts them; set threat_model.batch_size to 'known'.")
     if threat_model.defense != "none":
         raise ThreatModelError("this client has no defense; set threat_model.defense to 'none'.")

@@ -14,6 +14,11 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
+def has_running_statistics(module: nn.Module) -> bool:
+    """Whether every layer that normalizes over the batch can do so without its statistics."""
+    return all(layer.running_mean is not None for layer in module.modules() if isinstance(layer, _BatchNorm))
+
+
 def use_batch_statistics(module: nn.Module) -> None:
     """Drop the running statistics, in place: then every mode normalizes by the batch's own, and no buffer moves."""
     for layer in module.modules():

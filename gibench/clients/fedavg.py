@@ -65,8 +65,13 @@ class FedAvg(Client):
         return for_each_update(local_training, images, labels)
 
     def attacker_simulate(self) -> Simulate:
-        """The client's own steps where they are known, one scaled gradient where they are not."""
+        """The client's own steps where they are known, one gradient of the whole batch where they are not."""
         return self.simulate if self.threat_model.local_steps == "known" else self._one_gradient
+
+    @property
+    def gradients(self) -> int:
+        """One for each local step that the attacker knows of."""
+        return self.steps if self.threat_model.local_steps == "known" else 1
 
     def _one_gradient(self, images: Tensor, labels: Tensor) -> Update:
         server, gradient = weights(self.victim), batch_gradient(self.victim)

@@ -9,13 +9,16 @@ from gibench.victims import Victim
 # derivative. Chosen above what the peak of resident memory shows for LeNet, the MLP and ResNet-18.
 PARAMETER_COPIES = 8
 ACTIVATION_COPIES = 16
+COPIES_PER_FURTHER_GRADIENT = 3  # of both: the derivative goes back through every local step and every client
 
 
-def bytes_per_update(victim: Victim, batch_size: int) -> int:
-    """Estimate the peak memory of simulating one update of `batch_size` images and differentiating it."""
+def bytes_per_update(victim: Victim, batch_size: int, *, gradients: int = 1) -> int:
+    """Estimate the peak memory of simulating one update, made of so many `gradients`, and differentiating it."""
     parameters = sum(parameter.numel() for parameter in victim.parameters())
     activations = activations_per_image(victim) * batch_size
-    return victim.mean.element_size() * (PARAMETER_COPIES * parameters + ACTIVATION_COPIES * activations)
+    further = COPIES_PER_FURTHER_GRADIENT * (gradients - 1)
+    numbers = (PARAMETER_COPIES + further) * parameters + (ACTIVATION_COPIES + further) * activations
+    return victim.mean.element_size() * numbers
 
 
 def activations_per_image(victim: Victim) -> int:

@@ -25,6 +25,9 @@ class Cosine(Likelihood):
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
-        squared = inner(simulated, simulated) * inner(observed, observed)
-        length = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
-        return self.kappa * (1 - inner(simulated, observed) / length)
+        return self.kappa * (1 - inner(simulated, observed) / (_length(simulated) * _length(observed)))
+
+
+def _length(update: Update) -> Tensor:
+    squared = inner(update, update)
+    return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()

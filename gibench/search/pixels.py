@@ -18,7 +18,8 @@ class Pixels:
     not normalize they are pixels. `decode` returns pixels in any case.
 
     Args:
-        start: "normal", N(0, 1) in the victim's units (DLG, iDLG, IG); "uniform", pixels U(0, 1); "gray", pixels 0.5.
+        start: "normal", N(0, 1) in the victim's units (DLG, iDLG, IG), moved into the box where there is one (IG's code
+            does that after the first step); "uniform", pixels U(0, 1); "gray", pixels 0.5.
         box: keep pixels in [0, 1] after every step (IG), or let them roam (DLG, iDLG).
     """
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from gibench.errors import WeightsError
 from gibench.seeding import generator
 from gibench.storage import write_atomically
 
@@ -87,16 +89,25 @@ def fit_from(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(module, loader, ckpt_path=state if state.is_file() else None, weights_only=True)
+        trainer.fit(module, loader, ckpt_path=state if state.is_file() else None)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's own writer goes through the temporary folder, from where a move to another disk is not atomic."""
+    """Checkpoints that are there whole or not at all, and that hold no code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        # Lightning's own writer goes through the temporary folder: a move to another disk is not atomic.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(buffer.getvalue(), Path(path))
+
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, Any]:
+        """Read tensors and plain values to the CPU; a file that would run code is refused."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise WeightsError(f"{path} is no complete state of a training; delete it to start again.") from error
+        return state
 
 
 @contextmanager

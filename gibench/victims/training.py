@@ -108,8 +108,9 @@ def fit_victim(
     """Train a copy of `victim` on the prior split of `data` and return the files of its weights, one per checkpoint.
 
     The same call again continues after a kill, from the end of the last epoch, or returns the files if they are all
-    there. On a CPU they are, byte for byte, those of a run that was not killed; on a GPU where all operations of the
-    victim are deterministic. The test accuracy in their fingerprints is that on the score split. The folder also gets the settings (`training.json`) and a log (`log/version_*/metrics.csv`).
+    there. On a CPU they are, byte for byte, those of a run that was not killed; on a GPU, where all operations of the
+    victim are deterministic. The test accuracy in their fingerprints is that on the score split. The folder also gets
+    the settings (`training.json`) and a log (`log/version_*/metrics.csv`).
 
     Args:
         victim: with the weights to start from.
@@ -132,6 +133,7 @@ def fit_victim(
         ConfigurationError: a checkpoint lies outside 0..steps, the data do not fit the victim, or the folder holds
             another training.
         StorageError: the folder cannot be written.
+        WeightsError: the state from which a killed training continues is damaged.
     """
     kept = sorted({*checkpoints, steps})
     if kept[0] < 0 or kept[-1] > steps or steps < 1:

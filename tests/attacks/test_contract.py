@@ -2,14 +2,17 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from helpers import batch_of, fully_connected, small_victim
 
 from gibench.attacks import Attack, BiasAttack, WrongUpdate, dlg, idlg, inverting_gradients, prior_alone
-from gibench.clients import FedSGD
-from gibench.types import Observation
+from gibench.clients import Client, FedAvg, FedSGD, SecureAggregation
+from gibench.likelihoods import Cosine
+from gibench.search import Pixels
+from gibench.types import Observation, ThreatModel
 from gibench.victims import Victim
 
 ATTACKS: dict[str, tuple[Callable[[], Attack], Callable[[], Victim], int]] = {
@@ -105,6 +108,51 @@ def test_restarts_are_chosen_by_the_likelihood_and_all_returned() -> None:
     first = single(observation)
     assert (found.objective <= first.objective + 1e-12).all()
     torch.testing.assert_close(first.images, found.candidates[0], rtol=1e-6, atol=1e-6)
+
+
+def failing_starts(rows: list[int]) -> Callable[..., torch.Tensor]:
+    """Pixels.start, with the given rows lost from the first iterate on."""
+    original = Pixels.start
+
+    def start(*arguments: Any) -> torch.Tensor:
+        images = original(*arguments)
+        images[rows] = torch.nan
+        return images
+
+    return start
+
+
+@pytest.mark.parametrize("name", ["dlg, B = 2, restarts", "ig, unsigned, B = 2, restarts"])
+def test_a_lost_row_touches_no_other_and_is_chosen_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Update 0 loses its first restart, update 1 all of them, update 2 none."""
+    attack, observation = observe(name, 3)
+    restarts = attack.restarts
+    whole = attack(observation)
+    monkeypatch.setattr(Pixels, "start", failing_starts([0, *(3 * restart + 1 for restart in range(restarts))]))
+    found = attack(observation)
+    assert whole.candidates is not None
+    assert found.candidates is not None
+    assert found.candidates[0, 0].isnan().all()
+    torch.testing.assert_close(found.candidates[1:, 0], whole.candidates[1:, 0], rtol=1e-6, atol=1e-6)
+    assert found.images[0].isfinite().all()
+    assert found.images[1].isnan().all()
+    assert found.objective[1].isinf()
+    torch.testing.assert_close(found.images[2], whole.images[2], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("local_steps", ["known", "unknown"])
+@pytest.mark.parametrize("aggregated", [False, True])
+def test_several_local_steps_can_be_attacked(aggregated: bool, local_steps: str) -> None:
+    """The search gets on, and the private images explain the update: exactly, or nearly where steps are hidden."""
+    known = ThreatModel(victim="initial", batch_norm="absent", update="fedavg", local_steps=local_steps)  # type: ignore[arg-type]
+    client: Client = FedAvg(small_victim(), steps=2, local_batch_size=2, rate=0.01, threat_model=known)
+    client = SecureAggregation(client, clients=2) if aggregated else client
+    batch = batch_of(2, 4).to(torch.float64)
+    observation = client.double()(batch)
+    few, many = (inverting_gradients(steps=steps, signed=False)(observation) for steps in (1, 60))
+    assert (many.objective < 0.5 * few.objective).all()
+    at_truth = Cosine()(observation.simulate(batch.images, batch.labels), observation.update)
+    assert (at_truth < 1e-2 if local_steps == "unknown" else at_truth.abs() < 1e-12).all()
 
 
 def test_the_wrong_update_control_attacks_the_next_client() -> None:

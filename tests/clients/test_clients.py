@@ -1,5 +1,7 @@
 """Clients against plain autograd, one update at a time."""
 
+import gc
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from gibench.clients import Client, FedAvg, FedSGD, SecureAggregation
 from gibench.errors import ConfigurationError, NonFiniteError, ShapeError, ThreatModelError
 from gibench.types import ThreatModel
+from gibench.victims import Victim
 
 PLAIN: dict[str, Any] = {"victim": "initial", "batch_norm": "absent"}
 
@@ -91,6 +94,63 @@ def test_replaying_the_private_images_reproduces_the_update_exactly(kind: str, r
         torch.testing.assert_close(soft[name], update, rtol=1e-4, atol=1e-6)
 
 
+def reachable_tensors(start: object) -> list[Tensor]:
+    """Every tensor that reflection finds from `start`, outside of modules, classes and the globals of functions."""
+    found, seen, todo = [], set(), [start]
+    while todo:
+        item = todo.pop()
+        is_globals = isinstance(item, dict) and "__builtins__" in item
+        if id(item) in seen or isinstance(item, type | ModuleType) or is_globals:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            found.append(item)
+        todo += [item.grad_fn] if isinstance(item, Tensor) else gc.get_referents(item)
+    return found
+
+
+@pytest.mark.parametrize("regime", ["absent", "shared"])
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_no_private_pixel_is_within_reach(kind: str, regime: str) -> None:
+    """R1: neither a field, nor a closure, a hook, a cache or an autograd graph leads back to the images or labels."""
+    batch = batch_of(2, 4)
+    client = CLIENTS[kind](small_victim(batch_norm=regime != "absent"), threat(batch_norm=regime))
+    observation = client(batch)
+    reachable = reachable_tensors(observation)
+    pointers = {tensor.untyped_storage().data_ptr() for tensor in reachable}
+    assert {parameter.data_ptr() for parameter in observation.victim.parameters()} <= pointers
+    assert all(tensor.grad_fn is None for tensor in reachable)
+    assert batch.images.data_ptr() not in pointers
+    assert batch.labels.data_ptr() not in pointers
+    pixels = batch.images.flatten(0, 1).flatten(1)
+    for tensor in reachable:
+        if tensor.numel() % pixels.shape[1] == 0:
+            assert not any(torch.equal(row, image) for row in tensor.reshape(-1, pixels.shape[1]) for image in pixels)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_the_client_sets_the_mode_on_every_call(kind: str) -> None:
+    """Lightning's fit puts every module into training mode, where public statistics would not be used."""
+    client = CLIENTS[kind](small_victim(batch_norm=True), threat(batch_norm="eval"))
+    batch = batch_of(1, 4)
+    before = client(batch).update
+    after = client.train()(batch).update
+    for name, update in before.items():
+        assert torch.equal(after[name], update)
+
+
+def test_the_memory_estimate_follows_the_work() -> None:
+    """Derivatives go back through every local step and every client; hidden steps are not simulated."""
+    one, many = (FedAvg(small_victim(), steps=steps)(batch_of(1, 4)).bytes_per_update for steps in (1, 8))
+    assert one == FedSGD(small_victim())(batch_of(1, 4)).bytes_per_update
+    assert 2 * one < many < 8 * one
+    hidden = FedAvg(small_victim(), steps=8, threat_model=threat(update="fedavg", local_steps="unknown"))
+    assert hidden(batch_of(1, 4)).bytes_per_update == one
+    pair = SecureAggregation(FedSGD(small_victim()), clients=2)
+    two = FedAvg(small_victim(), steps=2)
+    assert pair(batch_of(1, 4)).bytes_per_update == two(batch_of(1, 4)).bytes_per_update > one
+
+
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_simulation_is_differentiable_in_images_and_soft_labels(kind: str) -> None:
     client = double(CLIENTS[kind](small_victim(), threat()))
@@ -166,6 +226,12 @@ def test_hidden_local_steps_leave_a_single_gradient() -> None:
         torch.testing.assert_close(update[0], gradient, rtol=1e-4, atol=1e-6)
 
 
+def without_statistics() -> Victim:
+    victim = small_victim(batch_norm=True)
+    victim.network[1] = nn.BatchNorm2d(4, track_running_stats=False)  # type: ignore[operator]
+    return victim
+
+
 BAD = {
     "update": (lambda: FedSGD(small_victim(), threat_model=threat(update="fedavg")), ThreatModelError),
     "stage": (lambda: FedSGD(small_victim(), threat_model=threat(victim="trained")), ThreatModelError),
@@ -174,6 +240,14 @@ BAD = {
         ThreatModelError,
     ),
     "no regime": (lambda: FedSGD(small_victim(batch_norm=True)), ThreatModelError),
+    "no running statistics": (
+        lambda: FedSGD(without_statistics(), threat_model=threat(batch_norm="eval")),
+        ThreatModelError,
+    ),
+    "labels that tell the batch size": (
+        lambda: FedSGD(small_victim(), threat_model=threat(batch_size="unknown", labels="counts")),
+        ThreatModelError,
+    ),
     "defense": (lambda: FedSGD(small_victim(), threat_model=threat(defense="known")), ThreatModelError),
     "no steps": (lambda: FedAvg(small_victim(), steps=0), ConfigurationError),
     "batch": (lambda: FedAvg(small_victim(), steps=1, local_batch_size=3)(batch_of(1, 4)), ShapeError),

@@ -184,6 +184,7 @@ class _Collect(lightning.LightningModule):
         return batch.update_ids
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")  # Lightning's own
 def test_the_trainer_sees_every_group_once(path: Path, tmp_path: Path) -> None:
     module = Arrays(path, batch_size=3, updates=7, together=3)
     trainer = lightning.Trainer(
@@ -200,6 +201,6 @@ def test_the_shipped_configurations_build(config: Path) -> None:
     parser.add_argument("--data", type=ImageDataModule, sub_configs=True)
     parsed = parser.parse_args([f"--data={config}", "--data.sampler=distinct"])
     assert parsed.data.init_args.together == 32  # the options of the base class are options of each, with its defaults
-    module = parser.instantiate_classes(parsed).data
+    module = parser.instantiate(parsed).data
     assert (module.name, module.updates) == ("images" if config.stem == "arrays" else config.stem, 100)
     assert module.sampler == "distinct"

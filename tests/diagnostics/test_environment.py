@@ -48,6 +48,7 @@ def test_a_compromised_release_warns_and_a_missing_package_is_missing(monkeypatc
     assert findings["package", "not-a-package"].level == "missing"
 
 
+@pytest.mark.usefixtures("bare_machine")
 def test_cifar10_is_found(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIBENCH_DATA", str(cifar10_root))
     assert report()["data", "cifar10"] == ("data", "cifar10", "50,000 prior, 2,000 tune, 8,000 score images", "ok")
@@ -56,6 +57,7 @@ def test_cifar10_is_found(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("bare_machine")
 def test_lpips_is_found(weights_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIBENCH_WEIGHTS", str(weights_root))
+    monkeypatch.setattr(environment, "BACKBONES", {"alex": environment.BACKBONES["alex"]})  # VGG takes seconds
     assert report()["weights", "lpips_alex"].level == "ok"
 
 

@@ -63,6 +63,14 @@ def test_cosine_ignores_length_and_survives_zero() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("length", [1e-12, 1e12])
+def test_cosine_in_single_precision_ignores_length_too(length: float) -> None:
+    """The squared lengths of both updates multiply to 1e-48 or 1e48, which float32 cannot hold."""
+    simulated, observed = ({key: tensor.float() for key, tensor in update(seed).items()} for seed in (1, 2))
+    scaled = [{key: length * tensor for key, tensor in either.items()} for either in (simulated, observed)]
+    torch.testing.assert_close(Cosine()(*scaled), Cosine()(simulated, observed))
+
+
 def test_bad_settings_are_named() -> None:
     for build in (lambda: Gaussian(sigma=0.0), lambda: Cosine(kappa=-1.0)):
         with pytest.raises(ConfigurationError):

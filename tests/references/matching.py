@@ -75,3 +75,23 @@ def lbfgs(function: Callable[[Tensor], Tensor], start: Tensor, *, steps: int, hi
     for _ in range(steps):
         optimizer.step(closure)
     return point.detach()
+
+
+def boxed_adam(function: Callable[[Tensor], Tensor], start: Tensor, *, steps: int, rate: float, signed: bool) -> Tensor:
+    """Inverting Gradients' loop on one problem over [0, 1]; returns every iterate that it evaluates."""
+    point = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([point], lr=rate)
+    milestones = [steps // 2.667, steps // 1.6, steps // 1.142]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=0.1)  # type: ignore[arg-type]
+    visited = []
+    for _ in range(steps):
+        visited.append(point.detach().clone())
+        optimizer.zero_grad()
+        function(point).backward()
+        if signed and point.grad is not None:
+            point.grad.sign_()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            point.clamp_(0, 1)
+    return torch.stack(visited)

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from gibench.errors import RecordError
 from gibench.records import RunFolder
 from gibench.report import comparison_strip, write_report
-from gibench.report.pictures import gif_uri, png_uri
 from gibench.types import Record
 
 MakeRecord = Callable[..., Record]
@@ -99,7 +98,8 @@ def test_a_finished_run_has_everything(complete: Path) -> None:
         "ig reaches", "above the best floor (mean image", "The server is honest but curious",
         "12 images, one per update",
         "nearest image (oracle)", "Image by image", "Risk", "Quality against cost", "One optimization, by ig",
-        "gibench run first.yaml --size small", "0123abc", "2.15.0", "5f2c", "15826", "300 MiB", "cpu, 32-true",
+        "gibench run first.yaml --size small", "0123abc", "2.15.0", "5f2c", "15826", "300 MiB",
+        "the most of the whole process", "cpu, 32-true",
         "no VGG weights; set GIBENCH_WEIGHTS.",
     ):  # fmt: skip
         assert words in page.text.replace("\u00a0", " "), words
@@ -207,34 +207,6 @@ def test_pictures_are_the_stored_ones_by_the_stated_rule(complete: Path) -> None
     assert np.array_equal(shown, (255 * best["images"][0]).round().byte().permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize(("frames", "shown"), [(1, 1), (7, 7), (25, 25), (60, 25)])
-def test_the_animation_ends_on_a_held_last_frame(frames: int, shown: int) -> None:
-    coarse = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(0))
-    private = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")[0]
-    fade = torch.linspace(0, 1, frames)[:, None, None, None]
-    gif = decoded(gif_uri(fade * private if frames > 1 else private[None], private))
-    durations, last = [], None
-    for frame in ImageSequence.Iterator(gif):
-        durations.append(frame.info["duration"])
-        last = np.asarray(frame.convert("RGB"))
-    assert durations == [140] * (shown - 1) + [2500]
-    assert last is not None
-    left, right = last[:128, :128], last[:128, 132:]
-    truth = np.asarray(
-        Image.fromarray((255 * private).byte().permute(1, 2, 0).numpy()).resize((128, 128), Image.Resampling.NEAREST)
-    )
-    assert np.array_equal(left, right)  # both halves get the same colors
-    assert np.abs(left.astype(int) - truth).mean() < 3  # of 256 levels: what 120 colors allow
-
-
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 224, 160)])
-def test_pictures_of_any_shape(shape: tuple[int, int, int]) -> None:
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    picture = decoded(png_uri(image))
-    assert picture.size == ((46, 64) if shape[1] == 224 else (shape[2], shape[1]))
-    assert decoded(png_uri(torch.full(shape, torch.nan))).getextrema() in ((128, 128), ((128, 128),) * 3)
-
-
 def test_a_suite_of_100_images_stays_below_two_megabytes(tmp_path: Path, record: MakeRecord) -> None:
     folder = RunFolder(tmp_path)
     noise = torch.rand(100, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # does not compress
@@ -242,7 +214,7 @@ def test_a_suite_of_100_images_stays_below_two_megabytes(tmp_path: Path, record:
         for attack in range(4):
             names = {"scenario": f"scenario {scenario}", "attack": f"attack {attack}"}
             folder.records.append([record(update=update, psnr=10 + update / 10, **names) for update in range(100)])
-            for update in range(100):
+            for update in range(0, 100, 8):  # more than the ten that the page shows
                 tensors = {"images": noise[update], "private": noise[99 - update]}
                 folder.save_tensors(tensors, "reconstructions", *names.values(), f"u{update:03d}")
         animation = {

@@ -1,29 +1,28 @@
 """Training a victim: its checkpoints, what they say of themselves, and that a kill changes nothing."""
 
+import copy
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gibench.errors import ConfigurationError, StorageError
+from gibench.errors import ConfigurationError, StorageError, WeightsError
 from gibench.victims import Victim, lenet, load_weights
-from gibench.victims.restart import EpochOrder, shift_and_mirror
-from gibench.victims.training import VictimTraining, accuracy, fit_victim
+from gibench.victims.checkpoints import accuracy
+from gibench.victims.restart import EpochOrder
+from gibench.victims.training import VictimTraining, fit_victim
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "victims").glob("*.yaml"))
 FORMS = {"prior": 0, "score": 1, "tune": 2}
 
 pytestmark = [
@@ -72,6 +71,26 @@ def fit(out: Path, **changes: Any) -> list[Path]:
 
 def contents(paths: list[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A training that kills its process at step 8, and its folder; its seconds of imports pass during other tests."""
+    folder = tmp_path_factory.mktemp("killed")
+    script = (
+        "import os, signal, test_victim_training as t\n"
+        "step = t.VictimTraining.training_step\n"
+        "def killed(self, batch, index):\n"
+        "    if self.global_step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, batch, index)\n"
+        "t.VictimTraining.training_step = killed\n"
+        f"t.fit(t.Path({str(folder)!r}))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE) as process:
+        yield folder, process
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -161,23 +180,33 @@ def test_an_interrupted_training_continues_exactly(
     assert contents(fit(tmp_path)) == contents(uninterrupted)
 
 
-def test_a_killed_process_continues_exactly(tmp_path: Path, uninterrupted: list[Path]) -> None:
-    script = (
-        "import os, signal, test_victim_training as t\n"
-        "step = t.VictimTraining.training_step\n"
-        "def killed(self, batch, index):\n"
-        "    if self.global_step == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, batch, index)\n"
-        "t.VictimTraining.training_step = killed\n"
-        f"t.fit(t.Path({str(tmp_path)!r}))\n"
-    )
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    run = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert (tmp_path / "resume.ckpt").is_file()
-    assert contents(fit(tmp_path)) == contents(uninterrupted)
+class Code:
+    """Unpickling it would call a function."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.abort, ()
+
+
+def _stored(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", _stored({"epoch": 1})[:-100], _stored(Code())], ids=["empty", "truncated", "code"]
+)
+def test_a_damaged_state_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "resume.ckpt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"resume\.ckpt is no complete state of a training; delete it"):
+        fit(tmp_path)
+
+
+def test_it_says_nothing_beside_its_bar(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lightning.pytorch")
+    fit(tmp_path, steps=1, checkpoints=[])
+    assert not caplog.records
+    assert logging.getLogger("lightning.pytorch").level == logging.INFO
 
 
 def test_a_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,86 +259,20 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         fit(tmp_path / "file" / "out")
 
 
-# Order and augmentation.
-
-
-def test_each_epoch_has_each_image_once_in_an_order_of_its_own() -> None:
-    order = EpochOrder(50, 16, seed=3)
-    epochs = []
-    for epoch in range(3):
-        order.set_epoch(epoch)
-        batches = list(order)
-        assert [len(batch) for batch in batches] == [16, 16, 16, 2]
-        assert len(order) == 4
-        epochs.append(torch.cat(batches))
-        assert torch.equal(epochs[-1].sort().values, torch.arange(50))
-    assert not torch.equal(epochs[0], epochs[1])
-    assert not torch.equal(epochs[1], epochs[2])
-
-
-def test_the_epoch_may_be_set_after_the_iterator_was_asked_for() -> None:
-    order = EpochOrder(50, 50, seed=3)
-    early = iter(order)
-    order.set_epoch(2)
-    assert torch.equal(next(early), next(iter(order)))
-
-
-def test_shift_and_mirror_is_a_crop_of_the_padded_image() -> None:
-    images = torch.rand(30, 3, 6, 5)
-    padded = F.pad(images, (4, 4, 4, 4))
-    found = set()
-    for image, padding in zip(shift_and_mirror(images), padded, strict=True):
-        matches = [
-            (row, column, mirrored)
-            for row in range(9)
-            for column in range(9)
-            for mirrored in (False, True)
-            if torch.equal(image, _crop(padding, row, column, mirrored=mirrored))
-        ]
-        assert matches
-        found.add(matches[0])
-    assert len(found) > 15
-    assert {mirrored for _, _, mirrored in found} == {False, True}
-
-
-def _crop(padded: Tensor, row: int, column: int, *, mirrored: bool) -> Tensor:
-    crop = padded[:, row : row + 6, column : column + 5]
-    return crop.flip(2) if mirrored else crop
-
-
 def test_accuracy_is_a_share_in_evaluation_mode() -> None:
     victim = small_victim()
     images, labels, _ = Patches().split("score")
-    expected = (copy_in_evaluation(victim)(images).argmax(1) == labels).double().mean()
+    expected = (copy.deepcopy(victim).eval()(images).argmax(1) == labels).double().mean()
     assert accuracy(victim, images, labels, batch_size=7) == expected
     assert victim.training
     assert victim.get_buffer("network.1.num_batches_tracked") == 0
 
 
-def copy_in_evaluation(victim: Victim) -> Callable[[Tensor], Tensor]:
-    same = small_victim()
-    same.load_state_dict(victim.state_dict())
-    return same.eval()
-
-
-# Shipped configurations.
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configurations_train(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(0)
-    arrays = {f"{part}_images": draw.integers(0, 256, (20, 32, 32, 3), np.uint8) for part in ("train", "test")}
-    labels = {f"{part}_labels": draw.integers(0, 10, 20) for part in ("train", "test")}
-    np.savez(tmp_path / "cifar10.npz", **arrays, **labels)
-    monkeypatch.setenv("GIBENCH_DATA", str(tmp_path))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(fit_victim)
-    short = {"out": str(tmp_path / "out"), "steps": 1, "checkpoints": [0], "batch_size": 4, "accelerator": "cpu"}
-    arguments = parser.instantiate(parser.parse_object(yaml.safe_load(config.read_text()) | short))
-    start, end = (load_file(path) for path in fit_victim(**arguments.as_dict()))
-    assert start.keys() == end.keys()
-    assert any(not torch.equal(start[name], end[name]) for name in start)
-
-
-def test_configurations_are_shipped() -> None:
-    assert "lenet_cifar10" in {config.stem for config in CONFIGS}
+def test_a_killed_process_continues_exactly(
+    killed: tuple[Path, subprocess.Popen[bytes]], uninterrupted: list[Path]
+) -> None:
+    folder, process = killed
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert (folder / "resume.ckpt").is_file()
+    assert contents(fit(folder)) == contents(uninterrupted)

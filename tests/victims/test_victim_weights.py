@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gibench.errors import StorageError, WeightsError
 from gibench.victims import Victim, lenet, load_weights, mlp, resnet20, save_weights
-from gibench.victims.training import accuracy
+from gibench.victims.checkpoints import accuracy
 
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
