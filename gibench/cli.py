@@ -52,11 +52,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(prog="gibench", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gibench {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    running = argparse.ArgumentParser(add_help=False)
+    running = _Parser(add_help=False)
     running.add_argument("--out", type=Path, metavar="DIR", help="the run folder; an unfinished run in it is continued")
     running.add_argument("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps")
     running.add_argument("--precision", default="32-true", choices=("32-true", "64-true"), help="Lightning's")

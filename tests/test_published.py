@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs" / "results"
-VERDICTS = {"no leak measured": "not above floor", "leak in part": "in part", "leak": "above floor"}
+VERDICTS = {"no leak measured": "no leak measured", "leak in part": "in part", "leak": "yes", "refused": "refused"}
 
 
 def markdown(path: Path) -> list[str]:
@@ -27,9 +27,6 @@ def markdown(path: Path) -> list[str]:
 def line(row: dict[str, str]) -> str:
     low, mean, high = (float(row[name]) for name in ("psnr_low", "psnr", "psnr_high"))
     labels = f"{100 * float(row['label_accuracy']):.0f} %" if row["label_accuracy"] else ""
-    verdict = VERDICTS.get(row["verdict"], "")
-    if row["failures"] == row["images"]:
-        verdict = "refused"
     cells = (
         row["scenario"],
         row["attack"],
@@ -38,7 +35,7 @@ def line(row: dict[str, str]) -> str:
         f"{float(row['psnr_median']):.1f}",
         f"{100 * float(row['success']):.0f} %",
         labels,
-        verdict,
+        VERDICTS.get(row["verdict"], ""),
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -115,7 +115,7 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
 def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = None, images: int = 8) -> Path:
     """Draw "private next to reconstructed" as a PNG: a row per attack, the first `images` images by id.
 
-    A reconstruction that failed stays blank.
+    A reconstruction that failed stays blank; an attack that refused is left out.
 
     Args:
         run_folder: of a run with stored reconstructions.
@@ -137,7 +137,7 @@ def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = Non
     first = album.rows[0].attack
     keys = sorted(album.images()[0], key=lambda key: (attacks[first][key].image_id, key))[:images]
     strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
-    for row in (row for row in album.rows if row.kind == "attack"):
+    for row in (row for row in album.rows if row.kind == "attack" and row.verdict != "refused"):
         found = attacks[row.attack]
         solved = [key if key in found and found[key].status == "ok" else None for key in keys]
         pictures = [album.tensor(row.attack, key, "images") if key else None for key in solved]

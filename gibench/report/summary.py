@@ -14,7 +14,7 @@ from gibench.storage import write_atomically
 from gibench.types import Record
 
 Kind = Literal["attack", "control", "floor", "oracle"]
-Verdict = Literal["leak", "leak in part", "no leak measured", "too few updates"]
+Verdict = Literal["leak", "leak in part", "no leak measured", "too few updates", "refused"]
 Key = tuple[str, str]
 """(update id, position in its batch): names a private image within a scenario, and pairs two attacks on it."""
 Group = dict[Key, Record]
@@ -31,13 +31,15 @@ class Row:
         "oracle", which sees the truth and is shown for orientation only.
     psnr: mean over images in dB with its 95 % interval; psnr_median: their median. ssim, lpips_*, mse: means; None
         where the metric is missing for any image, because a mean over some of the images compares with nothing.
-    success: share of images with a PSNR of at least `success_psnr`. exact: share from EXACT_PSNR on.
+    success: share of images with a PSNR of at least `success_psnr`. exact: share from EXACT_PSNR on. Images that failed
+        are in neither, however close the floor comes to them.
     failures: images that diverged or were refused; they score as the mean-image floor and stay in each mean (rule R7).
     oracle_gap: mean gain in dB had the best restart been chosen by the true image (rule R2), where that is recorded.
     label_accuracy: share of the true labels that the attack infers, as multisets within each update; None where it
         infers none at all, for example because they were given. An image that is left unlabeled counts as wrong.
     floor: the best floor that applies, by its mean on the images of this row. margin: PSNR minus that floor's on the
-        same images. verdict: see `judge`. None for floors, and as long as there is no floor.
+        same images. verdict: see `judge`; "refused" where the attack refused every image. None for floors, and as long
+        as there is no floor.
     leads: no attack of the scenario is better than this one beyond noise, on the images that both have (rule R8).
     gradient_evaluations, seconds: per image.
     """
@@ -124,10 +126,14 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
     psnr = [record.psnr for record in records]
     gaps = [record.psnr_oracle - record.psnr for record in records if record.psnr_oracle is not None]
     floor = _best_floor(attack, attacks) if kind in ("attack", "control") else None
-    margin = success_margin = None
+    margin = None
+    verdict: Verdict | None = None
     if floor is not None:
         margin = paired_difference(_scores(images), _scores(attacks[floor]))
         success_margin = paired_difference(_successes(images, success_psnr), _successes(attacks[floor], success_psnr))
+        verdict = judge(margin, success_margin)
+    if all(record.status == "refused" for record in records):
+        verdict = "refused"
     return Row(
         scenario=records[0].scenario,
         attack=attack,
@@ -140,14 +146,14 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
         lpips_alex=_complete_mean([record.lpips_alex for record in records]),
         lpips_vgg=_complete_mean([record.lpips_vgg for record in records]),
         mse=statistics.fmean(record.mse for record in records),
-        success=share_interval([value >= success_psnr for value in psnr], updates),
-        exact=statistics.fmean(value >= EXACT_PSNR for value in psnr),
+        success=share_interval([_reaches(record, success_psnr) for record in records], updates),
+        exact=statistics.fmean(_reaches(record, EXACT_PSNR) for record in records),
         failures=sum(record.status != "ok" for record in records),
         oracle_gap=statistics.fmean(gaps) if gaps else None,
         label_accuracy=_label_accuracy(records),
         floor=floor,
         margin=margin,
-        verdict=judge(margin, success_margin) if margin and success_margin else None,
+        verdict=verdict,
         leads=kind == "attack" and _leads(attack, attacks),
         gradient_evaluations=statistics.fmean(record.gradient_evaluations for record in records),
         seconds=statistics.fmean(record.seconds for record in records),
@@ -159,7 +165,11 @@ def _scores(images: Group) -> dict[Key, float]:
 
 
 def _successes(images: Group, success_psnr: float) -> dict[Key, float]:
-    return {key: float(record.psnr >= success_psnr) for key, record in images.items()}
+    return {key: float(_reaches(record, success_psnr)) for key, record in images.items()}
+
+
+def _reaches(record: Record, psnr: float) -> bool:
+    return record.status == "ok" and record.psnr >= psnr
 
 
 def _best_floor(attack: str, attacks: dict[str, Group]) -> str | None:

@@ -23,7 +23,7 @@ def reading_order(rows: Sequence[Row]) -> list[Row]:
 def print_table(rows: Sequence[Row], console: Console) -> None:
     """Print one table per scenario, at most 100 columns wide: attacks above, floors dimmed below.
 
-    Bold: no attack of the scenario is better beyond noise. Yellow: the attack does not clear its floor.
+    Bold: no attack of the scenario is better beyond noise. Yellow: the attack refused, or does not clear its floor.
     """
     width = min(100, console.width)
     for scenario, members in groupby(reading_order(rows), key=lambda row: row.scenario):
@@ -64,6 +64,6 @@ def _cells(row: Row) -> list[Text]:
 def _style(row: Row) -> str:
     if row.kind != "attack":
         return "dim"
-    if row.verdict == "no leak measured":
+    if row.verdict in ("no leak measured", "refused"):
         return "yellow"
     return "bold" if row.leads else ""

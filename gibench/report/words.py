@@ -73,16 +73,26 @@ def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
     attacks = sorted((row for row in rows if row.kind == "attack"), key=lambda row: -(row.psnr.value or 0.0))
     if not attacks:
         return "No attack is recorded yet."
+    tried = [row for row in attacks if row.verdict != "refused"]
+    refused = [row.attack for row in attacks if row.verdict == "refused"]
+    cannot = f"{listing(refused)} cannot attack this victim" if refused else ""
+    if not tried:
+        return f"{cannot}; the records say why."
+    return "; ".join(part for part in (_best(tried, success_psnr), cannot) if part) + "."
+
+
+def _best(attacks: Sequence[Row], success_psnr: float) -> str:
+    """Say what the best of the attacks reaches, and which of the others leak as much or nothing."""
     leaking = [row for row in attacks if row.verdict in ("leak", "leak in part")]
     silent = [row.attack for row in attacks if row.verdict == "no leak measured"]
     best = (leaking or attacks)[0]
     reach = f"{best.attack} reaches {_in_decibels(best.psnr)} on average"
     if best.verdict is None:
-        return f"{reach}; no floor is recorded yet to hold it against."
+        return f"{reach}; no floor is recorded yet to hold it against"
     if best.verdict == "too few updates":
-        return f"{reach}; one update is too few for an interval, so nothing is concluded."
+        return f"{reach}; one update is too few for an interval, so nothing is concluded"
     if not leaking:
-        return f"No leak measured: {reach}, as the best attack, and does not clear its floor ({_floor(best)})."
+        return f"No leak measured: {reach}, as the best attack, and does not clear its floor ({_floor(best)})"
     share = (
         f"recovers {percent(best.success.value)}{NO_BREAK}% of {best.images:,} images to {success_psnr:g} dB or better"
     )
@@ -93,7 +103,7 @@ def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
         said = f"{reach}, {_in_decibels(best.margin)} above the best floor ({_floor(best)}), and {share}"
     ties = [row.attack for row in leaking if row.leads and best.leads and row is not best]
     said += f"; {listing(ties)} {'is' if len(ties) == 1 else 'are'} within noise of it" if ties else ""
-    return f"{said}; no leak measured with {listing(silent)}." if silent else f"{said}."
+    return f"{said}; no leak measured with {listing(silent)}" if silent else said
 
 
 def _in_decibels(interval: Interval | None) -> str:

@@ -201,3 +201,18 @@ def test_no_records_make_an_empty_table(tmp_path: Path) -> None:
     assert summarize([]) == []
     write_summary_csv([], tmp_path / "summary.csv")
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1
+
+
+def test_an_attack_that_refused_has_recovered_nothing(record: MakeRecord) -> None:
+    """Its rows score as the floor, which may reach 20 dB on an easy image; that is not the attack's doing."""
+    floor = [record("floor: mean image", update, 0, psnr) for update, psnr in enumerate([12.0, 25.0, 61.0])]
+    refused = [
+        record("bias", update, 0, psnr, status="refused", reason="no layer")
+        for update, psnr in enumerate([12.0, 25.0, 61.0])
+    ]
+    row = only(summarize(floor + refused), "bias")
+    assert (row.success.value, row.exact, row.failures, row.verdict) == (0.0, 0.0, 3, "refused")
+    diverged = [record("dlg", 0, 0, 61.0, status="diverged"), record("dlg", 1, 0, 30.0)]
+    row = only(summarize(floor + diverged), "dlg")
+    assert (row.success.value, row.exact) == (0.5, 0.0)
+    assert row.verdict != "refused"

@@ -64,6 +64,9 @@ def test_findings(record: MakeRecord) -> None:
     assert "nothing is concluded" in said(floor + records_of(record, "ig", [40.0]))
     tie = said(floor + strong + records_of(record, "copy", [value + 10 for value in FLOOR]))
     assert "is within noise of it" in tie
+    refusal = [record("bias", update, 0, 12.0, status="refused") for update in range(20)]
+    assert said(floor + strong + refusal).endswith("20 dB or better; bias cannot attack this victim.")
+    assert said(floor + refusal) == "bias cannot attack this victim; the records say why."
 
 
 def test_numbers() -> None:
