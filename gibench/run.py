@@ -133,7 +133,10 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.predict(task, job.data, return_predictions=False)
+        try:
+            trainer.predict(task, job.data, return_predictions=False)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
         cell["device"] = str(trainer.strategy.root_device)
         cell["peak_memory_bytes"] = max(cell["peak_memory_bytes"], peak_memory(trainer.strategy.root_device))
         self._close(cell)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from gibench.types import Batch
+from gibench.attacks import Attack
+from gibench.types import Batch, Observation, Reconstruction
 from gibench.victims import Victim, seeded
 
 
@@ -55,3 +56,10 @@ def batch_of(updates: int, size: int, *, side: int = 8, seed: int = 0) -> Batch:
         image_ids=tuple(tuple(f"test/{u}/{b}" for b in range(size)) for u in range(updates)),
         update_ids=tuple(f"update-{u}" for u in range(updates)),
     )
+
+
+class Interrupted(Attack):
+    """An attack during which somebody presses Ctrl-C."""
+
+    def forward(self, observation: Observation) -> Reconstruction:
+        raise KeyboardInterrupt

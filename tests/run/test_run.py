@@ -235,6 +235,14 @@ def test_a_wrong_command_line_is_one_clear_line(capsys: pytest.CaptureFixture[st
     assert errors.count("\n") == 1
 
 
+def test_an_interrupt_says_how_to_go_on(gibench: Command, single: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, _, errors = gibench("run", single, "--out", out, "--limit", 2, "--attack", "helpers.Interrupted")
+    assert status == 130
+    assert "continues" in errors
+    assert {row["attack"].split(":")[0] for row in records(out)} == {"floor"}
+
+
 def test_debug_shows_the_traceback(gibench: Command) -> None:
     from gibench.errors import ConfigurationError
 
