@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from gibench import diagnostics
-from gibench.configuration import attack_name, cells, find, load
 from gibench.errors import ConfigurationError
-from gibench.plan import parse, plan
-from gibench.run import Run
+from gibench.runs.configuration import attack_name, cells, find, load
+from gibench.runs.plan import parse, plan
+from gibench.runs.run import Run
 from gibench.victims.training import fit_victim
 
 CONSOLE = Console(highlight=False)

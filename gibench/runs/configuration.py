@@ -21,9 +21,9 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 def find(name: str) -> Path:
     """Return the file `name`, or the shipped configuration of that name."""
-    shipped = Path(__file__).with_name("configs")  # in a wheel
+    shipped = Path(__file__).parents[1] / "configs"  # in a wheel
     if not shipped.is_dir():
-        shipped = Path(__file__).parents[1] / "configs"  # in a checkout
+        shipped = Path(__file__).parents[2] / "configs"  # in a checkout
     for candidate in (
         Path(name),
         shipped / name,

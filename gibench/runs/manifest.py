@@ -22,7 +22,7 @@ def now() -> str:
 
 def commit() -> str | None:
     """The git commit of this checkout, marked where files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     if not (folder.parent / ".git").exists():
         return None
     try:

@@ -10,10 +10,10 @@ from helpers import batch_of, small_victim
 
 from gibench.attacks import inverting_gradients
 from gibench.clients import FedSGD
-from gibench.configuration import cells, load
-from gibench.estimate import in_words, seconds
-from gibench.plan import Job, plan
 from gibench.progress import Step, watching
+from gibench.runs.configuration import cells, load
+from gibench.runs.estimate import in_words, seconds
+from gibench.runs.plan import Job, plan
 
 
 def jobs(path: Path, **settings: int) -> dict[str, Job]:

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gibench.configuration import cells, find, load, merge, substitute
 from gibench.errors import ConfigurationError
+from gibench.runs.configuration import cells, find, load, merge, substitute
 
 SUITE = {
     "sizes": {"small": {"n": 2}, "full": {"n": 50}},

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from gibench.configuration import load
+from gibench.runs.configuration import load
 
 Command = Callable[..., tuple[int, str, str]]
 CONFIGS = Path(__file__).parents[2] / "configs"

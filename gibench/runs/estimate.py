@@ -6,7 +6,7 @@ import torch
 
 from gibench.attacks import GradientMatching
 from gibench.diagnostics import probe_second_derivatives
-from gibench.plan import Job
+from gibench.runs.plan import Job
 
 
 def seconds(job: Job, updates: int) -> float:

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gibench.attacks import Attack, GradientMatching, WrongUpdate, prior_alone
 from gibench.clients import Client
-from gibench.configuration import Cell, Tree
 from gibench.data import ImageDataModule
 from gibench.errors import ConfigurationError
+from gibench.runs.configuration import Cell, Tree
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> 
     """Build every job of a run, controls included, and check each attack against its threat model.
 
     Args:
-        cells: from `gibench.configuration.cells`.
+        cells: from `gibench.runs.configuration.cells`.
         overrides: command-line options such as --attack.steps 300, laid over every cell.
         limit: at most so many updates in each cell.
     """

@@ -10,18 +10,18 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
-from gibench.callbacks import Animation, ProgressBar, RecordWriter, write
-from gibench.configuration import Tree
 from gibench.data import ImageDataModule
 from gibench.errors import RecordError
-from gibench.estimate import in_words, seconds
 from gibench.inversion import GradientInversion
-from gibench.manifest import digest, new_manifest, now, peak_memory
 from gibench.metrics import Floors, ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
-from gibench.plan import Job
 from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
+from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, write
+from gibench.runs.configuration import Tree
+from gibench.runs.estimate import in_words, seconds
+from gibench.runs.manifest import digest, new_manifest, now, peak_memory
+from gibench.runs.plan import Job
 from gibench.scoring import Scorer
 from gibench.types import Reconstruction
 
@@ -34,7 +34,7 @@ class Run:
 
     Args:
         name, size, command: for the manifest.
-        jobs: from `gibench.plan.plan`.
+        jobs: from `gibench.runs.plan.plan`.
         out: the folder; if it holds records of the same settings, what they cover is skipped.
         accelerator, precision: Lightning's.
         logger: Lightning's; None writes CSV files into the folder.
