@@ -13,7 +13,7 @@ from gibench.clients.batch_norm import (
     has_running_statistics,
     use_batch_statistics,
 )
-from gibench.clients.memory import bytes_per_update
+from gibench.clients.memory import BUDGET, bytes_per_update
 from gibench.errors import ShapeError, ThreatModelError
 from gibench.seeding import attacker_seed
 from gibench.types import Batch, Observation, Simulate, ThreatModel, Update, check_images
@@ -71,8 +71,7 @@ class Client(nn.Module, ABC):
         """Compute the updates of `batch` and hand over what the threat model grants; no private image leaves."""
         self._check(batch)
         self.victim.eval()
-        with torch.no_grad():
-            update = self.simulate(batch.images, batch.labels)
+        update = self._update(batch)
         known, classes = self.threat_model, self.victim.num_classes
         size = batch.images.shape[1] if known.batch_size == "known" else None
         counts = F.one_hot(batch.labels, classes).sum(1)
@@ -90,6 +89,14 @@ class Client(nn.Module, ABC):
             seeds=tuple(attacker_seed(self.seed, update_id) for update_id in batch.update_ids),
             bytes_per_update=self._memory(size or 1),
         )
+
+    def _update(self, batch: Batch) -> Update:
+        """The updates of all clients, in parts that keep to the memory budget."""
+        rows = max(1, BUDGET // self._memory(batch.images.shape[1]))
+        parts = zip(batch.images.split(rows), batch.labels.split(rows), strict=True)
+        with torch.no_grad():
+            updates = [self.simulate(images, labels) for images, labels in parts]
+        return {name: torch.cat([update[name] for update in updates]) for name in updates[0]}
 
     def _memory(self, size: int) -> int:
         if size not in self._bytes:

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from gibench.victims import Victim
 
+BUDGET = 4 * 2**30
+"""Bytes that the simulation of the private updates keeps to; an attack states its own."""
+
 # Tensors of the size of the parameters, and of the activations, alive at the peak of a simulated update and its
 # derivative. Chosen above what the peak of resident memory shows for LeNet, the MLP and ResNet-18.
 PARAMETER_COPIES = 8

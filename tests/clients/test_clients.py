@@ -232,6 +232,24 @@ def without_statistics() -> Victim:
     return victim
 
 
+def test_a_small_budget_cuts_the_updates_into_parts_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(5, 2).to(torch.float64)
+    client = FedSGD(small_victim()).double()
+    whole = client(batch).update
+    sizes: list[int] = []
+    simulate = client.simulate
+
+    def watched(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(images))
+        return simulate(images, labels)
+
+    monkeypatch.setattr(client, "simulate", watched)
+    monkeypatch.setattr("gibench.clients.base.BUDGET", int(2.5 * client(batch).bytes_per_update))
+    sizes.clear()
+    assert_equal(client(batch).update, whole)
+    assert sizes == [2, 2, 1]
+
+
 BAD = {
     "update": (lambda: FedSGD(small_victim(), threat_model=threat(update="fedavg")), ThreatModelError),
     "stage": (lambda: FedSGD(small_victim(), threat_model=threat(victim="trained")), ThreatModelError),
