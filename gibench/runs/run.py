@@ -15,7 +15,7 @@ from gibench.errors import RecordError
 from gibench.inversion import GradientInversion
 from gibench.metrics import Floors, ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
-from gibench.records import RunFolder, read_manifest
+from gibench.records import RunFolder, folder_name, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
 from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, write
 from gibench.runs.configuration import Tree
@@ -167,8 +167,7 @@ class Run:
 
     def _csv_logger(self, job: Job) -> CSVLogger:
         """Each start of a run logs into a folder of its own, because Lightning's logger empties the one it is given."""
-        name = f"{job.scenario}-{job.name}".replace(" ", "_")
-        return CSVLogger(self.folder.path / "logs", name=name)
+        return CSVLogger(self.folder.path / "logs", name=folder_name(f"{job.scenario}-{job.name}"))
 
     def _cell(self, job: Job) -> Tree:
         """The manifest's entry of a job, made where it is new."""

@@ -40,7 +40,7 @@ def test_the_estimate_is_near_the_truth(single: Path) -> None:
     observation = job.client(group)
     start = time.perf_counter()
     job.attack(observation)
-    assert expected / 5 < time.perf_counter() - start < expected * 5
+    assert expected / 10 < time.perf_counter() - start < expected * 10  # another program may run beside it
 
 
 @pytest.mark.parametrize(("total", "words"), [(12, "about 12 s"), (600, "about 10 min"), (9000, "about 2.5 h")])
