@@ -12,7 +12,12 @@ from gibench.report.words import amount, bounds, decibels, percent, signed
 
 _COLUMNS = {"n": 5, "PSNR, dB": 20, "above": 7, "SSIM": 4, "recovered, %": 13, "labels": 6, "grads": 6, "s": 5}
 _ORDER = {"attack": 0, "control": 1, "floor": 2, "oracle": 3}
-_VERDICTS = {"no leak measured": "no leak", "leak in part": "in part", "too few updates": "too few", "refused": "refused"}
+_VERDICTS = {
+    "no leak measured": "no leak",
+    "leak in part": "in part",
+    "too few updates": "too few",
+    "refused": "refused",
+}
 
 
 def reading_order(rows: Sequence[Row]) -> list[Row]:

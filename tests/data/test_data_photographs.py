@@ -4,39 +4,35 @@ import numpy as np
 import pytest
 import torch
 from skimage import data
-from skimage.transform import downscale_local_mean
 
 from gibench.data import Photographs
-from gibench.data.photographs import CLASSES, PHOTOGRAPHS, Photograph, has_structure, patches, reduced
+from gibench.data.photographs import CLASSES, has_structure, patches
 from gibench.data.splits import SPLIT_NAMES
 from gibench.errors import DataNotFoundError
 
 
 @pytest.fixture(scope="module")
 def module() -> Photographs:
-    return Photographs(updates=15, batch_size=6, sampler="distinct")
+    return Photographs(updates=10, batch_size=5, sampler="distinct")
 
 
-def test_seven_classes_of_605_patches(module: Photographs) -> None:
-    assert (module.image_shape, module.num_classes, module.class_names) == ((3, 32, 32), 7, CLASSES)
+def test_five_classes_of_597_patches(module: Photographs) -> None:
+    assert (module.image_shape, module.num_classes, module.class_names) == ((3, 32, 32), 5, CLASSES)
     labels = torch.cat([module.split(name).labels for name in SPLIT_NAMES])
-    assert torch.bincount(labels).tolist() == [52, 113, 152, 86, 63, 67, 72]
+    assert torch.bincount(labels).tolist() == [126, 84, 99, 236, 52]
     assert len(module.split("score").labels) >= 100  # rule R8: enough to rank
 
 
 def test_each_split_holds_its_share_of_each_photograph(module: Photographs) -> None:
-    total = np.array([52, 113, 152, 86, 63, 67, 72])
+    total = np.array([126, 84, 99, 236, 52])
     for name, share in zip(SPLIT_NAMES, (0.6, 0.2, 0.2), strict=True):
         counts = torch.bincount(module.split(name).labels).numpy()
         assert (abs(counts - share * total) <= 1).all()
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_patches_are_cut_from_the_reduced_photograph(module: Photographs, name: str) -> None:
-    factor = dict(zip(CLASSES, PHOTOGRAPHS, strict=True))[name].reduction
+def test_patches_are_cut_from_the_photograph(module: Photographs, name: str) -> None:
     photograph = getattr(data, "immunohistochemistry" if name == "ihc" else name)()
-    height, width = (size // factor * factor for size in photograph.shape[:2])
-    image = downscale_local_mean(photograph[:height, :width], (factor, factor, 1)) / 255  # type: ignore[no-untyped-call]
     split = module.split("score")
     own = [index for index, label in enumerate(split.labels) if CLASSES[label] == name]
     assert own
@@ -44,14 +40,8 @@ def test_patches_are_cut_from_the_reduced_photograph(module: Photographs, name: 
         prefix, place = split.ids[index].rsplit("/", 1)
         assert prefix == f"photographs/{name}"
         row, column = (32 * int(number) for number in place.removeprefix("r").split("c"))
-        expected = torch.tensor(image[row : row + 32, column : column + 32]).permute(2, 0, 1)
-        torch.testing.assert_close(split.images[index].double(), expected, atol=0.501 / 255, rtol=0)
-
-
-def test_reduction_rounds_means() -> None:
-    image = np.array([[[0], [1], [9]], [[1], [0], [9]], [[9], [9], [9]]], dtype=np.uint8)
-    assert reduced(image, 2).tolist() == [[[1]]]  # 0.5, rounded up; the odd row and column are left out
-    assert (reduced(image, 1) == image).all()
+        expected = torch.tensor(photograph[row : row + 32, column : column + 32]).permute(2, 0, 1) / 255
+        torch.testing.assert_close(split.images[index], expected)
 
 
 def test_constant_quarters_are_dropped() -> None:
@@ -63,10 +53,10 @@ def test_constant_quarters_are_dropped() -> None:
 
 def test_a_missing_photograph_is_named() -> None:
     with pytest.raises(DataNotFoundError, match=r"scikit-image's absent.png cannot be read .*reinstall scikit-image"):
-        patches(Photograph("absent.png", 1))
+        patches("absent.png")
 
 
 def test_batches_of_distinct_photographs(module: Photographs) -> None:
     (batch,) = module.predict_dataloader()
-    assert batch.images.shape == (15, 6, 3, 32, 32)
-    assert all(len(set(labels)) == 6 for labels in batch.labels.tolist())
+    assert batch.images.shape == (10, 5, 3, 32, 32)
+    assert all(len(set(labels)) == 5 for labels in batch.labels.tolist())
