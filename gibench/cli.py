@@ -58,8 +58,8 @@ def _parser() -> _Parser:
 
     running = _Parser(add_help=False)
     running.add_argument("--out", type=Path, metavar="DIR", help="the run folder; an unfinished run in it is continued")
-    running.add_argument("--accelerator", default="auto", help="Lightning's: auto, cpu, gpu, mps")
-    running.add_argument("--precision", default="32-true", choices=("32-true", "64-true"), help="Lightning's")
+    running.add_argument("--accelerator", default="auto", help="auto (default), cpu, gpu or mps")
+    running.add_argument("--precision", default="32-true", choices=("32-true", "64-true"), help="of all tensors")
 
     quick = commands.add_parser(
         "quickstart", parents=[common, running], help="attack embedded photographs, two minutes"
@@ -79,18 +79,32 @@ def _parser() -> _Parser:
     run.add_argument("--logger", default="csv", help="csv (default), wandb, or wandb-offline")
     run.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
 
-    fit = commands.add_parser("fit", parents=[common], help="train a victim and keep its checkpoints")
+    fit = commands.add_parser(
+        "fit",
+        parents=[common],
+        help="train a victim and keep its checkpoints",
+        epilog="Other options change the configuration: --steps 1000, --checkpoints [0,100,1000], --batch_size 128, "
+        "--victim gibench.victims.mlp, --data gibench.data.Photographs, --out DIR (default runs/CONFIG). "
+        "Attack a checkpoint with the victim gibench.victims.load_weights (see the README).",
+    )
     fit.add_argument(
         "config", metavar="CONFIG", help="a YAML file, or a shipped one such as victims/lenet_cifar10.yaml"
     )
     fit.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
 
     doctor = commands.add_parser(
-        "doctor", parents=[common], help="what this machine has, and whether a model can be attacked"
+        "doctor",
+        parents=[common],
+        help="what this machine has, and whether a model can be attacked",
+        description="Print devices, versions, data sets and weights found, and try the second derivatives of a model.",
     )
     doctor.add_argument("--model", metavar="PATH", help="dotted path, e.g. torchvision.models.resnet18")
     doctor.add_argument(
-        "--image-size", type=int, default=64, metavar="PX", help="of the images the model is tried with"
+        "--image-size",
+        type=int,
+        default=64,
+        metavar="PX",
+        help="side of the images it is tried with (64)",
     )
     return parser
 

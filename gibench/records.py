@@ -88,9 +88,8 @@ def read_records(path: Path) -> list[Record]:
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise RecordError(
-                f"{path.name}, line {number}: {where or 'the line'}: {problem['msg']}; repair or delete that line."
-            ) from error
+            said = f"{where}: {problem['msg']}" if where else problem["msg"]
+            raise RecordError(f"{path}, line {number} is no record ({said}); repair or delete that line.") from error
     return records
 
 

@@ -1,5 +1,9 @@
 """Small victims and batches that many tests share."""
 
+import os
+import signal
+import time
+
 import torch
 from torch import nn
 
@@ -63,3 +67,12 @@ class Interrupted(Attack):
 
     def forward(self, observation: Observation) -> Reconstruction:
         raise KeyboardInterrupt
+
+
+class Terminated(Attack):
+    """An attack during which the process is asked to stop; it would go on for ten seconds."""
+
+    def forward(self, observation: Observation) -> Reconstruction:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("SIGTERM was swallowed")

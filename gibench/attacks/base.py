@@ -22,6 +22,11 @@ class Attack(nn.Module, ABC):
     def forward(self, observation: Observation) -> Reconstruction:
         """Return one reconstruction for each update. Raises RefusalError when the victim cannot be served at all."""
 
-    def check(self, threat_model: ThreatModel) -> None:
-        """Raise ThreatModelError, before anything is computed, unless the threat model grants what the attack needs."""
-        self.needs.check(threat_model, type(self).__name__)
+    def check(self, threat_model: ThreatModel, name: str | None = None) -> None:
+        """Raise ThreatModelError, before anything is computed, unless the threat model grants what the attack needs.
+
+        Args:
+            threat_model: the client's.
+            name: what the error calls the attack; by default its class.
+        """
+        self.needs.check(threat_model, name or type(self).__name__)

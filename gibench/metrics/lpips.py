@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.request import Request, urlopen
 
 import torch
 import torchvision
@@ -122,6 +123,9 @@ def _from_torchvision(backbone: _Backbone, hub: Path, download: bool) -> dict[st
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_WITHOUT_ANSWER)  # torch.hub itself would wait for ever
     try:
+        if not (hub / "checkpoints" / url.rsplit("/", 1)[1]).is_file():
+            # Asked first, because torch.hub announces a download on the terminal before it knows of a network.
+            urlopen(Request(url, method="HEAD"), timeout=SECONDS_WITHOUT_ANSWER).close()  # noqa: S310 - torchvision's https
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
             url, model_dir=str(hub / "checkpoints"), map_location="cpu", check_hash=True, weights_only=True
         )

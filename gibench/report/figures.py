@@ -39,7 +39,7 @@ def dot_plot(
             values=[record.psnr for record in attacks[row.attack].values()],
             interval=row.psnr,
         )
-        for row in attacking(rows)
+        for row in tried(rows)
     ]
     marks = [Mark(_short(row), row.psnr.value or 0.0, row.kind) for row in rows if row.kind in ("floor", "oracle")]
     marks.append(Mark(f"recovered from {success_psnr:g} dB on", success_psnr, "success"))
@@ -52,7 +52,7 @@ def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping
     In that unit it is the same axis for images of any size.
     """
     best = _best_floor(rows)
-    shown = {row.attack: colors[row.attack] for row in attacking(rows)} | ({best.attack: "floor"} if best else {})
+    shown = {row.attack: colors[row.attack] for row in tried(rows)} | ({best.attack: "floor"} if best else {})
     worst = max((record.mse for name in shown for record in attacks[name].values()), default=0.0)
     deltas = [max(math.sqrt(worst), 0.01) * i / _RISK_POINTS for i in range(_RISK_POINTS + 1)]
     lines = []
@@ -69,7 +69,7 @@ def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping
 def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
     """Mean PSNR over gradient evaluations per image."""
     best = _best_floor(rows)
-    points = [Point(row.attack, colors[row.attack], row.gradient_evaluations, row.psnr) for row in attacking(rows)]
+    points = [Point(row.attack, colors[row.attack], row.gradient_evaluations, row.psnr) for row in tried(rows)]
     floor = Mark(f"best floor: {_short(best)}", best.psnr.value or 0.0, "floor") if best else None
     return quality_against_cost(points, floor)
 
@@ -106,6 +106,11 @@ def _course(line: Curve) -> Markup:
 def attacking(rows: Sequence[Row]) -> list[Row]:
     """Return the rows that are given an update: attacks and controls."""
     return [row for row in rows if row.kind in ("attack", "control")]
+
+
+def tried(rows: Sequence[Row]) -> list[Row]:
+    """Return the attacks and controls that did not refuse: what stands for a refusal is not theirs to be drawn."""
+    return [row for row in attacking(rows) if row.verdict != "refused"]
 
 
 def _best_floor(rows: Sequence[Row]) -> Row | None:

@@ -87,6 +87,7 @@ def _scenario(
 ) -> dict[str, Any]:
     """Everything that the template shows of one scenario; `cells` are its attacks in the manifest."""
     shown = figures.attacking(rows)
+    tried = figures.tried(rows)
     return {
         "name": rows[0].scenario,
         "finding": words.finding(rows, success_psnr=success_psnr),
@@ -95,9 +96,9 @@ def _scenario(
         "rows": rows,
         "attacking": shown,
         "gallery": hang(Album(run_folder, rows[0].scenario, attacks, rows), success_psnr=success_psnr),
-        "dots": figures.dot_plot(rows, attacks, colors, success_psnr=success_psnr) if shown else None,
-        "risk": figures.risk_plot(rows, attacks, colors) if shown else None,
-        "cost": figures.cost_plot(rows, colors) if shown else None,
+        "dots": figures.dot_plot(rows, attacks, colors, success_psnr=success_psnr) if tried else None,
+        "risk": figures.risk_plot(rows, attacks, colors) if tried else None,
+        "cost": figures.cost_plot(rows, colors) if tried else None,
         "animation": figures.animation(run_folder, rows, colors),
         "cells": cells,
         "devices": _devices(cells, [row.attack for row in shown]),

@@ -42,7 +42,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         console.print()
     console.print(
         "Brackets: 95 % over updates. above: dB over the best floor on the same images; no leak where that is within "
-        "noise. labels: % inferred. grads, s: gradient evaluations and seconds per image.",
+        "noise; refused: scored as the mean image. labels: % inferred. grads, s: gradient evaluations and seconds "
+        "per image.",
         style="dim",
         markup=False,
         width=width,

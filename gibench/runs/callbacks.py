@@ -1,5 +1,7 @@
 """What happens around each group of updates: records go to disk, a bar moves, one optimization is filmed."""
 
+import signal
+import threading
 from contextlib import ExitStack
 
 import torch
@@ -55,6 +57,15 @@ def write(folder: RunFolder, scored: Scored) -> None:
         tensors = {"images": images.float(), "private": private.float()}
         folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
     folder.records.append(scored.records)
+
+
+class Termination(Callback):
+    """Let SIGTERM stop a run at once, as Ctrl-C does: while predicting, Lightning only takes note of it."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handler, which it has installed by now and removes at the end."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class ProgressBar(Callback):

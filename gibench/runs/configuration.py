@@ -8,6 +8,7 @@ jsonargparse reads them.
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from gibench.errors import ConfigurationError
 
 Tree = dict[str, Any]
+PARTS = ("data", "client", "attack")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -100,6 +102,49 @@ def substitute(node: Any, values: Tree) -> Any:  # noqa: ANN401 - any YAML node
     if names and _VARIABLE.fullmatch(node):
         return values[names[0]]
     return _VARIABLE.sub(lambda found: str(values[found.group(1)]), node)
+
+
+def override(tree: Tree, options: Sequence[str]) -> Tree:
+    """Lay command-line options over a cell: --attack.steps 300, --client.victim=gibench.victims.mlp.
+
+    An argument of a part stands directly below it, without `init_args`; another class drops the old arguments.
+
+    Raises:
+        ConfigurationError: for an option that does not begin with a part, or has no value.
+    """
+    changed = copy.deepcopy(tree)
+    for path, value in _pairs(options):
+        *parents, last = path
+        node = changed
+        for name in parents:
+            child = node.get(name)
+            if not isinstance(child, dict):
+                child = {"class_path": child} if isinstance(child, str) else {}
+            node[name] = child
+            node = child.setdefault("init_args", {}) if "class_path" in child else child
+        old = node.get(last)
+        if isinstance(old, dict) and "class_path" in old and isinstance(value, str):
+            value = {"class_path": value}
+        node[last] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return changed
+
+
+def _pairs(options: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
+    """Split options into their path and their value, which is read as YAML."""
+    words = iter(options)
+    for word in words:
+        name, equals, value = word.partition("=")
+        path = [part for part in name.removeprefix("--").split(".") if part != "init_args"]
+        if not name.startswith("--") or path[0] not in PARTS:
+            raise ConfigurationError(f"unknown option {name!r}; settings begin with --data, --client or --attack.")
+        if not equals:
+            value = next(words, "--")
+        if value.startswith("--"):
+            raise ConfigurationError(f"{name} has no value; write {name} VALUE.")
+        try:
+            yield path, yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{name}: {value!r} is not a YAML value; quote it.") from error
 
 
 class Cell(dict[str, Any]):

@@ -12,7 +12,7 @@ from gibench.attacks import Attack, GradientMatching, WrongUpdate, prior_alone
 from gibench.clients import Client
 from gibench.data import ImageDataModule
 from gibench.errors import ConfigurationError
-from gibench.runs.configuration import Cell, Tree
+from gibench.runs.configuration import PARTS, Cell, Tree, override
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,10 @@ def parse(cell: Cell, overrides: Sequence[str]) -> Namespace:
         ConfigurationError: one line that names the key.
     """
     try:
-        namespace = parser().parse_object(dict(cell))
-        if overrides:
-            namespace = parser().parse_args(list(overrides), namespace=namespace)
+        checked: Namespace = parser().parse_object(override(cell, overrides))
     except ArgumentError as error:
         raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {' '.join(str(error).split())}") from error
-    checked: Namespace = namespace
-    missing = [key for key in ("data", "client", "attack") if namespace.get(key) is None]
+    missing = [key for key in PARTS if checked.get(key) is None]
     if missing:
         raise ConfigurationError(f"{cell.scenario} x {cell.attack}: {missing[0]} is empty; name its class_path.")
     return checked
@@ -86,7 +83,7 @@ def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> 
             parts = parser().instantiate(namespace)
         if limit is not None:
             parts.data.updates = min(parts.data.updates, limit)
-        parts.attack.check(parts.client.threat_model)
+        parts.attack.check(parts.client.threat_model, cell.attack)
         jobs += _with_controls(cell, parts, namespace.as_dict())
     return jobs
 

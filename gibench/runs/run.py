@@ -17,7 +17,7 @@ from gibench.metrics import Floors, ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
 from gibench.records import RunFolder, folder_name, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
-from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, write
+from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, write
 from gibench.runs.configuration import Tree
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.manifest import digest, new_manifest, now, peak_memory
@@ -94,9 +94,10 @@ class Run:
 
     def _announce(self) -> None:
         """Say what a long run will cost."""
-        total = sum(seconds(job, self._open(job.data, job.scenario, job.name)) for job in self.jobs)
-        if total > LONG:
-            self.console.print(f"{len(self.jobs)} attacks to run, {in_words(total)} at most on this machine.")
+        costs = [seconds(job, self._open(job.data, job.scenario, job.name)) for job in self.jobs]
+        if sum(costs) > LONG:
+            searches = sum(cost > 0 for cost in costs)
+            self.console.print(f"{searches} searches to run, {in_words(sum(costs))} at most on this machine.")
 
     def _open(self, data: ImageDataModule, scenario: str, name: str) -> int:
         """Let `data` skip what is recorded, and return how many updates are left."""
@@ -125,6 +126,7 @@ class Run:
             precision=self.precision,
             logger=self.logger or self._csv_logger(job),
             callbacks=[
+                Termination(),
                 RecordWriter(self.folder),
                 ProgressBar(self.console, f"{job.scenario} · {job.name}", groups),
                 Animation(self.folder, job.scenario, job.name),
@@ -135,7 +137,7 @@ class Run:
         )
         try:
             trainer.predict(task, job.data, return_predictions=False)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from stop
         cell["device"] = str(trainer.strategy.root_device)
         cell["peak_memory_bytes"] = max(cell["peak_memory_bytes"], peak_memory(trainer.strategy.root_device))

@@ -79,7 +79,7 @@ def test_a_kill_at_any_byte_loses_at_most_the_lines_in_flight(cut: int) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(record(0).model_dump_json() + "\n" + line + "\n")
-    with pytest.raises(RecordError, match="line 2"):
+    with pytest.raises(RecordError, match="line 2 is no record"):
         RecordFile(path)
 
 

@@ -37,6 +37,7 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.delenv("GIBENCH_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", no_network)
+    monkeypatch.setattr("gibench.metrics.lpips.urlopen", no_network)
     yield tmp_path / "hub" / "checkpoints"
     _load_network.cache_clear()
 

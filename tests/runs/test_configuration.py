@@ -1,5 +1,6 @@
 """Configurations: extends, sizes, cells, and one clear line for whatever is wrong."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gibench.errors import ConfigurationError
-from gibench.runs.configuration import cells, find, load, merge, substitute
+from gibench.runs.configuration import cells, find, load, merge, override, substitute
 
 SUITE = {
     "sizes": {"small": {"n": 2}, "full": {"n": 50}},
@@ -47,6 +48,23 @@ def test_a_plain_configuration_is_one_cell() -> None:
     parts = {"data": {"class_path": "D"}, "client": {"class_path": "C"}, "attack": {"class_path": "x.y.dlg"}}
     (cell,) = cells(parts, name="mine", size="small")
     assert (cell.scenario, cell.attack) == ("mine", "dlg")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--attack.steps", "5"], {"class_path": "A", "init_args": {"steps": 5, "threat": {"labels": "none"}}}),
+        (["--attack.init_args.steps=5"], {"class_path": "A", "init_args": {"steps": 5, "threat": {"labels": "none"}}}),
+        (["--attack.threat.labels=set"], {"class_path": "A", "init_args": {"steps": 3, "threat": {"labels": "set"}}}),
+        (["--attack", "B", "--attack.rate", "0.5"], {"class_path": "B", "init_args": {"rate": 0.5}}),
+        (["--attack.threat=[3, 8]"], {"class_path": "A", "init_args": {"steps": 3, "threat": [3, 8]}}),
+    ],
+)
+def test_options_are_laid_over_a_cell(options: list[str], expected: object) -> None:
+    cell = {"attack": {"class_path": "A", "init_args": {"steps": 3, "threat": {"labels": "none"}}}}
+    before = copy.deepcopy(cell)
+    assert override(cell, options) == {"attack": expected}
+    assert cell == before
 
 
 def broken(**changes: object) -> dict[str, object]:

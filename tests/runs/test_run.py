@@ -180,7 +180,9 @@ def test_print_config_is_complete_and_runs_nothing(gibench: Command, suite: Path
         (["run", "SINGLE", "--data.sampler", "sorted"], "sampler"),
         (["run", "SINGLE", "--data.updates", "100000"], "updates"),
         (["run", "SINGLE", "--data", "gibench.data.CIFAR10", "--data.root", "EMPTY"], "CIFAR10 is not in"),
-        (["run", "SINGLE", "--client.threat_model.labels", "none"], "labels"),
+        (["run", "SINGLE", "--client.threat_model.labels", "none"], "inverting_gradients needs threat_model.labels"),
+        (["run", "SINGLE", "--limits", "3"], "unknown option '--limits'"),
+        (["run", "SINGLE", "--attack.steps"], "no value"),
         (["run", "SINGLE", "--client.threat_model.update", "fedavg"], "update"),
         (["run", "SINGLE", "--client.victim.num_classes", "2"], "classes"),
         (["run", "SINGLE", "--client.victim.image_shape", "[3, 16, 16]"], "shape"),
@@ -241,6 +243,16 @@ def test_an_interrupt_says_how_to_go_on(gibench: Command, single: Path, tmp_path
     assert status == 130
     assert "continues" in errors
     assert {row["attack"].split(":")[0] for row in records(out)} == {"floor"}
+
+
+def test_sigterm_stops_a_run_as_an_interrupt_does(gibench: Command, single: Path, tmp_path: Path) -> None:
+    """A scheduler's way to stop; the attack sends it to its own process."""
+    before = signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "run"
+    status, _, errors = gibench("run", single, "--out", out, "--limit", 2, "--attack", "helpers.Terminated")
+    assert status == 130
+    assert "continues" in errors
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_debug_shows_the_traceback(gibench: Command) -> None:
