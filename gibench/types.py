@@ -87,11 +87,6 @@ class ThreatModel(_Frozen):
     local_steps: Literal["unknown", "known"] = "known"
     server: Literal["honest", "malicious"] = "honest"
 
-    @property
-    def name(self) -> str:
-        """A readable key for the table: all flags, in the order of their declaration."""
-        return " · ".join(f"{field.replace('_', ' ')}: {value}" for field, value in self.model_dump().items())
-
 
 class Observation(_Frozen):
     """All that an attack gets; it has no field that holds private images (rule R1).

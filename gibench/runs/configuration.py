@@ -164,8 +164,8 @@ def cells(tree: Tree, *, name: str, size: str) -> list[Cell]:
         ConfigurationError: naming the key that is unknown, missing or of the wrong kind.
     """
     if "cells" not in tree:
-        require(tree, name, needed={"data", "client", "attack"}, allowed={"name"})
-        parts = {key: tree[key] for key in ("data", "client", "attack")}
+        require(tree, name, needed=set(PARTS), allowed={"name"})
+        parts = {key: tree[key] for key in PARTS}
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed={"name", "sizes", "description"})
     sizes = tree.get("sizes", {"small": {}})

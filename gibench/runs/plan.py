@@ -1,6 +1,5 @@
 """From configurations to jobs: everything that a run will do is built and checked before anything is computed."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,9 +77,7 @@ def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> 
     jobs = []
     for cell in cells:
         namespace = parse(cell, overrides)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=DeprecationWarning)
-            parts = parser().instantiate(namespace)
+        parts = parser().instantiate(namespace)
         if limit is not None:
             parts.data.updates = min(parts.data.updates, limit)
         parts.attack.check(parts.client.threat_model, cell.attack)

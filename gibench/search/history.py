@@ -9,9 +9,9 @@ MINIMUM_CURVATURE = 1e-10  # PyTorch's bound below which a pair is skipped
 class History:
     """Up to m pairs s (steps) and y (changes of the derivative) for each of R rows, and the inverse Hessian they imply.
 
-    The two-loop recursion, written as triangular systems (Byrd, Nocedal, Schnabel 1994), so that it costs two passes
-    over the history instead of 4 m small operations: with R_ij = s_i . y_j for i not newer than j, D its diagonal and
-    gamma = s . y / y . y of the newest pair,
+    The two-loop recursion, written as triangular systems (Byrd, Nocedal, Schnabel 1994), so that it costs a few
+    passes over the history instead of 4 m small operations: with R_ij = s_i . y_j for i not newer than j, D its
+    diagonal and gamma = s . y / y . y of the newest pair,
 
         R a = S g,    q = g - Y^T a,    R^T c = D a - gamma Y q,    H g = gamma q + S^T c.
 
