@@ -8,38 +8,51 @@ from typing import NoReturn
 
 from gibench import __version__
 from gibench.errors import GibenchError
+from gibench.runs import supervisor
 
 DESCRIPTION = "How much of the private images leaks from a federated-learning update?"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 1 after one line that says what went wrong and what to do."""
+    # How to start the same again: as this process was started, or where a program called, from its words.
+    command = [sys.executable, *sys.orig_argv[1:]]
+    if arguments is not None:
+        command = [sys.executable, "-m", "gibench.cli", *arguments]
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, overrides = _parser().parse_known_args(arguments)
     if overrides and options.command not in ("run", "fit"):
         _parser().error(f"{options.command} has no option {overrides[0]!r}")
-    from gibench import commands
-    from gibench.allocator import keep_large_blocks
-
-    keep_large_blocks()
-
+    supervisor.obey()
     options.line = " ".join(["gibench", *arguments])
     options.overrides = overrides
     try:
-        status: int = getattr(commands, options.command)(options)
+        return _start(options, command)
     except GibenchError as error:
         if options.debug:
             raise
-        print(f"gibench: {error}", file=sys.stderr)
+        supervisor.complain(f"gibench: {error}")
         return 1
     except OSError as error:
         if options.debug:
             raise
-        print(f"gibench: {error}; what is recorded is kept, and the same command continues.", file=sys.stderr)
+        supervisor.complain(f"gibench: {error}; what is recorded is kept, and the same command continues.")
         return 1
     except KeyboardInterrupt:
-        print("gibench: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        supervisor.complain("gibench: interrupted; the same command continues where it stopped.")
         return 130
+
+
+def _start(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Do what the options say in this process, or supervise several that do."""
+    runs = options.command in ("run", "quickstart") and not options.print_config
+    if runs and supervisor.is_needed(options.accelerator, options.devices, options.nodes):
+        return supervisor.supervise(command, devices=options.devices, nodes=options.nodes)
+    from gibench import commands
+    from gibench.allocator import keep_large_blocks
+
+    keep_large_blocks()
+    status: int = getattr(commands, options.command)(options)
     return status
 
 
@@ -59,7 +72,14 @@ def _parser() -> _Parser:
     running = _Parser(add_help=False)
     running.add_argument("--out", type=Path, metavar="DIR", help="the run folder; an unfinished run in it is continued")
     running.add_argument("--accelerator", default="auto", help="auto (default), cpu, gpu or mps")
-    running.add_argument("--precision", default="32-true", choices=("32-true", "64-true"), help="of all tensors")
+    running.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes on a CPU (1)")
+    running.add_argument("--nodes", type=int, default=1, metavar="N", help="machines; start the command on each (1)")
+    running.add_argument(
+        "--precision",
+        default="32-true",
+        choices=("32-true", "64-true", "tf32", "bf16-mixed"),
+        help="32-true (default); bf16-mixed computes the victim's passes, and nothing else, in bfloat16",
+    )
 
     quick = commands.add_parser(
         "quickstart", parents=[common, running], help="attack embedded photographs, two minutes"

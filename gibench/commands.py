@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
             jobs=plan(found, options.overrides, options.limit),
             out=out,
             accelerator=options.accelerator,
+            devices=options.devices,
+            nodes=options.nodes,
             precision=options.precision,
             logger=_logger(options.logger, name, out),
             download=options.command == "run",

@@ -45,6 +45,14 @@ class SecondDerivativeError(GibenchError):
     """A victim contains an operation that has no second derivative."""
 
 
+class VictimError(GibenchError):
+    """A victim's forward is not a fixed function: it draws random numbers or changes its buffers."""
+
+
+class BackendError(GibenchError):
+    """A back end of the engine cannot serve a victim or a likelihood."""
+
+
 class RecordError(GibenchError):
     """Records on disk are damaged or belong to another run."""
 

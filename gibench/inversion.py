@@ -1,7 +1,5 @@
 """The main job on one screen: observe the updates of clients, attack them, score what leaks."""
 
-import time
-
 import torch
 from lightning import LightningModule
 from torch import Tensor
@@ -11,6 +9,8 @@ from gibench.clients import Client
 from gibench.diagnostics import probe_second_derivatives
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.metrics import ImageQuality
+from gibench.precision import current, parity
+from gibench.progress import clock
 from gibench.scoring import Scored, Scorer
 from gibench.types import Batch
 
@@ -60,6 +60,9 @@ class GradientInversion(LightningModule):
         """Check, before the first update, that the attack can differentiate."""
         if torch.is_inference_mode_enabled():
             raise ConfigurationError("attacks need gradients; pass Trainer(inference_mode=False).")
+        precision = current(str(self.trainer.precision))
+        device, architecture = self.client.victim.mean.device.type, self.client.victim.architecture
+        self.scorer.precision = precision, parity(precision, device=device, architecture=architecture)
         if self.attack.differentiates:
             victim = self.client.victim
             probe_second_derivatives(victim, victim.image_shape, victim.num_classes)
@@ -68,18 +71,17 @@ class GradientInversion(LightningModule):
         """Observe, attack and score one group of updates."""
         batch = batch.to(self.client.victim.mean.dtype)
         with torch.enable_grad():
-            observation = self.client(batch)  # what the server sees
-            start = self._clock()
+            with self._exact():  # mixed precision is the attacker's saving, not the client's rounding
+                observation = self.client(batch)  # what the server sees
+            start = clock(batch.images.device)
             try:
                 reconstruction = self.attack(observation)  # what the attacker makes of it
             except RefusalError as refusal:
                 return self.scorer.refused(self.name, str(refusal), batch)
-        seconds = self._clock() - start
-        return self.scorer(self.name, reconstruction, batch, seconds=seconds)
+        seconds = clock(batch.images.device) - start
+        with self._exact():
+            return self.scorer(self.name, reconstruction, batch, seconds=seconds)
 
-    def _clock(self) -> float:
-        """Seconds, once the device has done what it was asked to do."""
-        device = self.client.victim.mean.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
+    def _exact(self) -> torch.autocast:
+        """Leave Lightning's mixed precision for a moment."""
+        return torch.autocast(self.client.victim.mean.device.type, enabled=False)

@@ -3,11 +3,13 @@
 A search calls `report`; whoever wants to watch installs a watcher with `watching`. Without one, `report` does nothing.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +33,13 @@ def report(step: Step) -> None:
     """Tell every watcher."""
     for watcher in _watchers.get():
         watcher(step)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager

@@ -4,7 +4,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,13 @@ class RecordFile:
 
     def finished(self, scenario: str, attack: str, *, batch_size: int) -> set[str]:
         """The ids of the updates all of whose `batch_size` images are recorded."""
-        done = Counter(
-            record.update_id for record in self.records if (record.scenario, record.attack) == (scenario, attack)
-        )
-        return {update_id for update_id, images in done.items() if images >= batch_size}
+        return finished(self.records, scenario, attack, batch_size=batch_size)
 
     def append(self, records: Iterable[Record]) -> None:
         """Write the records that are not there yet, and return once they are on disk."""
-        new = [record for record in records if key(record) not in self._written]
+        new = list({key(record): record for record in records if key(record) not in self._written}.values())
+        if not new:
+            return
         text = "".join(record.model_dump_json() + "\n" for record in new)
         with storage(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(text)
@@ -61,6 +61,16 @@ class RecordFile:
             os.fsync(file.fileno())
         self.records += new
         self._written |= {key(record) for record in new}
+
+    def discard(self, keys: Collection[Key]) -> None:
+        """Take records out again, once another file holds them; without records there is no file."""
+        self.records = [record for record in self.records if key(record) not in keys]
+        self._written -= set(keys)
+        if self.records:
+            write_atomically("".join(record.model_dump_json() + "\n" for record in self.records).encode(), self.path)
+        else:
+            with storage(self.path):
+                self.path.unlink(missing_ok=True)
 
     def _set_torn_line_aside(self) -> bool:
         content = self.path.read_bytes() if self.path.exists() else b""
@@ -75,6 +85,13 @@ class RecordFile:
 def key(record: Record) -> Key:
     """What makes a record of a run unique."""
     return record.scenario, record.attack, record.update_id, record.position
+
+
+def finished(records: Iterable[Record], scenario: str, attack: str, *, batch_size: int) -> set[str]:
+    """The ids of the updates all of whose `batch_size` images are among `records`, each counted once."""
+    images = {key(record) for record in records if (record.scenario, record.attack) == (scenario, attack)}
+    done = Counter(update_id for _, _, update_id, _ in images)
+    return {update_id for update_id, count in done.items() if count >= batch_size}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -94,11 +111,37 @@ def read_records(path: Path) -> list[Record]:
 
 
 class RunFolder:
-    """Where a run writes: records, manifest and reconstructions, each whole or not at all."""
+    """Where a run writes: records, manifest and reconstructions, each whole or not at all.
+
+    Of several processes, one uses `records` and `recover_shares`, and each its own `share`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = RecordFile(path / "records.jsonl")
+        with storage(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def records(self) -> RecordFile:
+        """The records of the run."""
+        return RecordFile(self.path / "records.jsonl")
+
+    def share(self, rank: int) -> RecordFile:
+        """What process `rank` has recorded and no process has brought into `records` yet."""
+        return RecordFile(self.path / f"records.rank{rank}.jsonl")
+
+    def recover_shares(self) -> RecordFile:
+        """Bring what a killed run left in shares into the first one and return it; no other process may write yet."""
+        first = self.share(0)
+        first.discard({key(record) for record in self.records.records})
+        for path in sorted(self.path.glob("records.rank*.jsonl")):
+            if path != first.path:
+                other = RecordFile(path)
+                first.append(other.records)
+                first.torn |= other.torn
+                other.discard({key(record) for record in other.records})
+        first.discard({key(record) for record in self.records.records})
+        return first
 
     def save_tensors(self, tensors: dict[str, Tensor], *parts: str) -> None:
         """Write tensors to `parts[0]/.../parts[-1].safetensors` below the folder, atomically."""

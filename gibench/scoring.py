@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gibench.matching import match, reorder
 from gibench.metrics import ImageQuality, psnr
+from gibench.precision import Parity
 from gibench.seeding import attacker_seed
 from gibench.types import Batch, Reconstruction, Record
 
@@ -35,6 +36,8 @@ class Scorer:
         self.quality = quality
         self.fallback = fallback
         self.seed = seed
+        self.precision: tuple[str, Parity] = ("32-true", "reference")
+        """Of the attack, and what the panel of rule R14 says of it."""
 
     @torch.no_grad()
     def __call__(
@@ -72,6 +75,9 @@ class Scorer:
                     seed=attacker_seed(self.seed, batch.update_ids[update]),
                     gradient_evaluations=float(found.gradient_evaluations[update]) / size,
                     seconds=seconds / failed.numel(),
+                    backend=found.backend,
+                    precision=self.precision[0],
+                    parity=self.precision[1],
                 )
             )
         return Scored(records, images, private)

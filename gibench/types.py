@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from gibench.errors import ImageRangeError, NonFiniteError, ShapeError, ThreatModelError
+from gibench.precision import Parity
 
 Update = dict[str, Tensor]
 """One tensor of shape (U, *parameter.shape) per parameter name of the victim."""
@@ -165,6 +166,7 @@ class Reconstruction(_Frozen):
     objective: (U,), the attacker's own figure of merit by which restarts were chosen (rule R2), lower is better.
     candidates: (R, U, B, C, H, W), all restarts, for the oracle gap; None where there is one.
     gradient_evaluations: (U,), int64, client updates simulated and differentiated for each update, restarts included.
+    backend: how they were computed, in the engine's words; None for attacks that simulate no update.
     """
 
     images: Tensor
@@ -172,6 +174,7 @@ class Reconstruction(_Frozen):
     objective: Tensor
     gradient_evaluations: Tensor
     candidates: Tensor | None = None
+    backend: str | None = None
 
 
 class Record(_Frozen):
@@ -183,6 +186,9 @@ class Record(_Frozen):
     psnr_oracle: PSNR had the best restart been chosen by the true image; minus psnr it is the oracle gap.
     objective: the attacker's. gradient_evaluations, seconds: this image's share of its update's cost.
     label, label_inferred: the true one, and what the attack says after matching.
+    backend: how the engine computed it. precision: Lightning's name, or tf32. parity: whether the precision gave fp32's
+        scores on the panel of rule R14: "reference" (it is fp32 or better), "within" or "outside" the tolerance, or
+        "untested" for this kind of victim and device.
     """
 
     scenario: str
@@ -204,6 +210,9 @@ class Record(_Frozen):
     seed: int
     gradient_evaluations: float
     seconds: float
+    backend: str | None = None
+    precision: str = "32-true"
+    parity: Parity = "reference"
 
 
 def check_images(images: Tensor) -> None:

@@ -14,8 +14,9 @@ FORBIDDEN_TO_ATTACKS = {"data", "metrics", "clients", "inversion"}
 
 # From the ground up; a room may import its own layer and those below. What is not listed stands on top, with the CLI.
 LAYERS = (
-    {"types", "errors", "seeding", "hashing", "needs", "progress", "storage"},
+    {"types", "errors", "seeding", "hashing", "needs", "progress", "storage", "precision"},
     {"likelihoods", "priors", "labels", "defenses", "victims", "data", "metrics", "matching", "records"},
+    {"engine"},
     {"clients", "search", "diagnostics"},
     {"attacks"},
     {"inversion", "scoring"},

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
+from gibench.engine import Engine
 from gibench.needs import Needs
 from gibench.types import Observation, Reconstruction, ThreatModel
 
@@ -15,6 +16,9 @@ class Attack(nn.Module, ABC):
     """
 
     needs = Needs()
+    engine: Engine | None = None
+    """How it simulates updates; None where it simulates none."""
+
     differentiates = False
     """Whether the attack differentiates the simulated update, for which the victim must have second derivatives."""
 

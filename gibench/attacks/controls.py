@@ -1,5 +1,7 @@
 """Controls: the same attack without the update, and with somebody else's (rules R5 and R6)."""
 
+from copy import deepcopy
+
 from gibench.attacks.base import Attack
 from gibench.attacks.gradient_matching import GradientMatching
 from gibench.errors import ConfigurationError
@@ -18,7 +20,7 @@ def prior_alone(attack: GradientMatching) -> GradientMatching:
         labels=attack.labels,
         pixels=attack.pixels,
         restarts=attack.restarts,
-        memory_gib=attack.memory_gib,
+        engine=deepcopy(attack.engine),
     )
 
 
@@ -30,6 +32,7 @@ class WrongUpdate(Attack):
         self.attack = attack
         self.needs = attack.needs
         self.differentiates = attack.differentiates
+        self.engine = attack.engine
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""

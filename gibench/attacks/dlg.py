@@ -1,11 +1,12 @@
 """DLG: Deep Leakage from Gradients (Zhu, Liu, Han, NeurIPS 2019)."""
 
 from gibench.attacks.gradient_matching import GradientMatching
+from gibench.engine import Engine
 from gibench.likelihoods import Gaussian
 from gibench.search import LBFGS, Pixels
 
 
-def dlg(*, steps: int = 300, restarts: int = 1, memory_gib: float = 4.0) -> GradientMatching:
+def dlg(*, steps: int = 300, restarts: int = 1, engine: Engine | None = None) -> GradientMatching:
     """Match the update in l2 over images and soft labels together, by L-BFGS from N(0, 1).
 
     Defaults are the published code's: 300 calls of L-BFGS with rate 1, 20 iterations each, 100 pairs of history and no
@@ -15,7 +16,7 @@ def dlg(*, steps: int = 300, restarts: int = 1, memory_gib: float = 4.0) -> Grad
     Args:
         steps: L-BFGS calls.
         restarts: independent starts; the published code has one.
-        memory_gib: budget for the rows that are searched together.
+        engine: how it is computed; None is `Engine()`.
     """
     return GradientMatching(
         likelihood=Gaussian(),
@@ -23,5 +24,5 @@ def dlg(*, steps: int = 300, restarts: int = 1, memory_gib: float = 4.0) -> Grad
         labels=None,
         pixels=Pixels(start="normal", box=False),
         restarts=restarts,
-        memory_gib=memory_gib,
+        engine=engine,
     )

@@ -1,16 +1,22 @@
 """Gradient matching: search the images whose simulated update explains the observed one. The engine of most attacks."""
 
+import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gibench.attacks.base import Attack
+from gibench.engine import Backend, Engine, Prepared
+from gibench.engine.memory import is_out_of_memory
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
+from gibench.progress import clock
 from gibench.search import Objective, Pixels, Search
 from gibench.search.objective import Guess, Variables
 from gibench.seeding import derive, normal_rows
@@ -18,14 +24,27 @@ from gibench.types import Observation, Reconstruction
 from gibench.victims import Victim
 
 GIB = 2**30
+TRIAL_ROWS = 16  # with which back ends are timed
+
+Row = tuple[int, int]
+"""A restart of an update: (restart, update)."""
+
+
+class Found(NamedTuple):
+    """What the search of some rows found, all leading with the rows."""
+
+    images: Tensor
+    labels: Tensor
+    match: Tensor
+    evaluations: Tensor
 
 
 class GradientMatching(Attack):
     """Minimize -log p(g | x) - log p(x) over images, and over soft labels where `labels` is None.
 
     Every row, that is every restart of every update, is an independent problem; rows are searched together in chunks
-    that keep to the memory budget. The answer of a row is its iterate with the least objective. Among restarts the
-    likelihood alone decides (Inverting Gradients), and all of them are returned, for the oracle gap (rule R2).
+    that keep to the engine's memory budget. The answer of a row is its iterate with the least objective. Among restarts
+    the likelihood alone decides (Inverting Gradients), and all of them are returned, for the oracle gap (rule R2).
 
     Args:
         likelihood: -log p(g | x).
@@ -34,7 +53,7 @@ class GradientMatching(Attack):
         labels: where the labels come from; None optimizes a soft label for each image, from N(0, 1) logits (DLG).
         pixels: how images are parametrized, started and bounded.
         restarts: independent starts for each update.
-        memory_gib: budget for one chunk of rows.
+        engine: how it is computed.
     """
 
     differentiates = True
@@ -48,28 +67,38 @@ class GradientMatching(Attack):
         labels: LabelSource | None,
         pixels: Pixels | None = None,
         restarts: int = 1,
-        memory_gib: float = 4.0,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
-        if restarts < 1 or memory_gib <= 0:
-            raise ConfigurationError(f"restarts is {restarts} and memory_gib {memory_gib}; both must be positive.")
+        if restarts < 1:
+            raise ConfigurationError(f"restarts is {restarts}; an update is attacked at least once.")
         self.likelihood = likelihood
         self.priors = nn.ModuleList(priors)
         self.search = search
         self.labels = labels
         self.pixels = pixels or Pixels()
         self.restarts = restarts
-        self.memory_gib = memory_gib
+        self.engine: Engine = engine or Engine()
         self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
         self.check(observation.threat_model)
-        rows = [(restart, update) for restart in range(self.restarts) for update in range(observation.updates)]
-        size = self.rows_at_once(observation)
-        parts = [self._search(observation, rows[start : start + size]) for start in range(0, len(rows), size)]
+        prepared = self.prepare(observation)
+        rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
+        parts = []
+        while rows:
+            size = self.rows_at_once(observation, prepared)
+            try:
+                parts.append(self._search(observation, rows[:size], prepared))
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or min(size, len(rows)) == 1:
+                    raise
+                self.engine.halve(prepared.choice, min(size, len(rows)))
+                continue
+            rows = rows[size:]
         images, labels, match, evaluations = (
-            torch.cat(part).unflatten(0, (self.restarts, -1)) for part in zip(*parts, strict=True)
+            torch.cat(part).unflatten(0, (-1, self.restarts)).transpose(0, 1) for part in zip(*parts, strict=True)
         )
         # A failed restart (infinite) is chosen only where all have failed.
         chosen = match.argmin(0)
@@ -78,34 +107,56 @@ class GradientMatching(Attack):
             images=images[chosen, update],
             labels=labels[chosen, update] if self.labels is None or self.labels.infers else None,
             objective=match[chosen, update],
-            gradient_evaluations=evaluations.sum(0),
+            gradient_evaluations=evaluations.sum(0).cpu(),
             candidates=images if self.restarts > 1 else None,
+            backend=str(prepared.choice),
         )
 
-    def rows_at_once(self, observation: Observation) -> int:
-        """How many rows fit the memory budget together."""
+    def prepare(self, observation: Observation) -> Prepared:
+        """Let the engine choose how this observation's rows are computed."""
+        evaluations = observation.updates * self.restarts * self.search.evaluations
+        return self.engine.prepare(
+            observation,
+            self.likelihood,
+            restarts=self.restarts,
+            evaluations=evaluations,
+            trial=partial(self._trial, observation),
+        )
+
+    def rows_at_once(self, observation: Observation, prepared: Prepared) -> int:
+        """How many rows fit the memory budget together: whole updates, or parts of one that divide its restarts."""
         size = observation.known_batch_size()
         variables = size * (torch.Size(observation.image_shape).numel() + observation.num_classes)
-        element = next(iter(observation.update.values())).element_size()
-        row = observation.bytes_per_update + self.search.state_copies * variables * element
-        if row > self.memory_gib * GIB:
+        first = next(iter(observation.update.values()))
+        row = self.engine.row_bytes(prepared, observation)
+        row += self.search.state_copies * variables * first.element_size()
+        budget = self.engine.budget(first.device)
+        if row > budget:
             raise ConfigurationError(
-                f"one update needs about {row / GIB:.2f} GiB, memory_gib allows {self.memory_gib}; raise it."
+                f"one update needs about {row / GIB:.2f} GiB, memory_gib allows {budget / GIB:.2f}; raise it."
             )
-        return int(self.memory_gib * GIB // row)
+        fitting = min(int(budget // row), prepared.choice.row_limit or sys.maxsize)
+        if fitting >= self.restarts:
+            return fitting - fitting % self.restarts
+        return max(part for part in range(1, fitting + 1) if self.restarts % part == 0)
 
-    def problem(self, observation: Observation, rows: Sequence[tuple[int, int]]) -> tuple[Objective, Variables]:
-        """The objective of the given (restart, update) rows, and where their search starts."""
-        observed = observation.select([update for _, update in rows])
+    def problem(
+        self, observation: Observation, rows: Sequence[Row], backend: Backend | None = None
+    ) -> tuple[Objective, Variables]:
+        """The objective of the given rows, and where their search starts; without a back end, the engine chooses."""
+        backend = backend or self.prepare(observation).backend
+        updates = sorted({update for _, update in rows})
+        observed = observation if len(updates) == observation.updates else observation.select(updates)
+        owner = [updates.index(update) for _, update in rows]
         seeds = [derive(observation.seeds[update], "restart", restart) for restart, update in rows]
         victim = white_box(observed)
         start = {"pixels": self.pixels.start(observed, victim, seeds)}
-        known = self.labels(observed) if self.labels else None
+        known = self.labels(observed)[owner] if self.labels else None
         if known is None:
             shape = (observed.known_batch_size(), observed.num_classes)
             start["logits"] = normal_rows(shape, seeds, "labels").to(start["pixels"])
 
-        def decode(variables: Variables) -> Guess:
+        def decode(variables: Variables, known: Tensor | None) -> Guess:
             labels = F.softmax(variables["logits"], 2) if known is None else known
             return Guess(self.pixels.decode(variables["pixels"], victim), labels)
 
@@ -113,20 +164,49 @@ class GradientMatching(Attack):
             return {**variables, "pixels": self.pixels.project(variables["pixels"], victim)}
 
         priors = [prior for prior in self.priors if isinstance(prior, Prior)]
-        objective = Objective(observed, likelihood=self.likelihood, priors=priors, decode=decode, project=project)
+        objective = Objective(
+            observed,
+            owner,
+            backend=backend,
+            likelihood=self.likelihood,
+            priors=priors,
+            decode=decode,
+            project=project,
+            labels=known,
+        )
         return objective, start
 
-    def _search(
-        self, observation: Observation, rows: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Search rows together; return their images, labels, likelihoods and evaluation counts."""
-        objective, start = self.problem(observation, rows)
+    def _search(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> Found:
+        """Search rows together."""
+        objective, start = self.problem(observation, rows, prepared.backend)
+        objective.capture = self.engine.compile != "off"
         with torch.enable_grad():
+            if self.search.fixed_rows:
+                objective.fast = self.engine.compiled(
+                    prepared,
+                    objective.evaluate,
+                    start,
+                    objective.all.known,
+                    evaluations=self.search.evaluations,
+                    rows=len(rows),
+                )
             self.search(objective, start)
         images, labels = objective.decode(objective.best)
         images = images.clamp(0, 1)
         images[~objective.match.isfinite()] = torch.nan
-        return images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations
+        return Found(images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations)
+
+    def _trial(self, observation: Observation, backend: Backend) -> float:
+        """Seconds of one row's evaluation: the second of two, with a few rows."""
+        updates = min(observation.updates, max(1, TRIAL_ROWS // self.restarts))
+        rows = [(restart, update) for update in range(updates) for restart in range(min(self.restarts, TRIAL_ROWS))]
+        objective, start = self.problem(observation, rows, backend)
+        with torch.enable_grad():
+            for _ in range(2):
+                begin = clock(objective.value.device)
+                objective(start)
+                seconds = clock(objective.value.device) - begin
+        return seconds / len(rows)
 
 
 def white_box(observation: Observation) -> Victim:

@@ -1,13 +1,14 @@
 """iDLG: Improved Deep Leakage from Gradients (Zhao, Mopuri, Bilen 2020)."""
 
 from gibench.attacks.gradient_matching import GradientMatching
+from gibench.engine import Engine
 from gibench.labels import IDLG
 from gibench.likelihoods import Gaussian
 from gibench.search import LBFGS, Pixels
 
 
 def idlg(
-    *, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, memory_gib: float = 4.0
+    *, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, engine: Engine | None = None
 ) -> GradientMatching:
     """Read the label off the last layer, then run DLG on the image alone. For B = 1.
 
@@ -18,7 +19,7 @@ def idlg(
         steps: L-BFGS calls.
         target: the distance at which a row stops; None goes on.
         restarts: independent starts; the published code has one.
-        memory_gib: budget for the rows that are searched together.
+        engine: how it is computed; None is `Engine()`.
     """
     return GradientMatching(
         likelihood=Gaussian(),
@@ -26,5 +27,5 @@ def idlg(
         labels=IDLG(),
         pixels=Pixels(start="normal", box=False),
         restarts=restarts,
-        memory_gib=memory_gib,
+        engine=engine,
     )

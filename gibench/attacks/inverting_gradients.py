@@ -1,6 +1,7 @@
 """Inverting Gradients (Geiping, Bauermeister, Dröge, Moeller, NeurIPS 2020)."""
 
 from gibench.attacks.gradient_matching import GradientMatching
+from gibench.engine import Engine
 from gibench.labels import Given, LabelSource
 from gibench.likelihoods import Cosine
 from gibench.priors import TotalVariation
@@ -15,7 +16,7 @@ def inverting_gradients(
     tv: float = 1e-4,
     restarts: int = 1,
     labels: LabelSource | None = None,
-    memory_gib: float = 4.0,
+    engine: Engine | None = None,
 ) -> GradientMatching:
     """Match the direction of the update under total variation, by signed Adam with a box, from N(0, 1).
 
@@ -31,7 +32,7 @@ def inverting_gradients(
         tv: weight of the total variation; 0 leaves it out.
         restarts: independent starts, of which the likelihood chooses.
         labels: where the labels come from; None takes those that the threat model grants.
-        memory_gib: budget for the rows that are searched together.
+        engine: how it is computed; None is `Engine()`.
     """
     return GradientMatching(
         likelihood=Cosine(),
@@ -40,5 +41,5 @@ def inverting_gradients(
         labels=labels or Given(),
         pixels=Pixels(start="normal", box=True),
         restarts=restarts,
-        memory_gib=memory_gib,
+        engine=engine,
     )

@@ -13,7 +13,7 @@ from gibench.clients.batch_norm import (
     has_running_statistics,
     use_batch_statistics,
 )
-from gibench.clients.memory import BUDGET, bytes_per_update
+from gibench.engine.memory import BUDGET, bytes_per_update
 from gibench.errors import ShapeError, ThreatModelError
 from gibench.seeding import attacker_seed
 from gibench.types import Batch, Observation, Simulate, ThreatModel, Update, check_images

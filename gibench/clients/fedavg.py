@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from gibench.clients.base import Client
-from gibench.clients.per_update import batch_gradient, for_each_update, weights
+from gibench.engine.gradient import LocalGradient, batch_gradient, for_each_update, weights
 from gibench.errors import ConfigurationError, ShapeError
 from gibench.types import Simulate, ThreatModel, Update
 from gibench.victims import Victim
@@ -66,13 +66,12 @@ class FedAvg(Client):
 
     def attacker_simulate(self) -> Simulate:
         """The client's own steps where they are known, one gradient of the whole batch where they are not."""
-        return self.simulate if self.threat_model.local_steps == "known" else self._one_gradient
+        if self.threat_model.local_steps == "unknown":
+            return LocalGradient(self.victim)
+        whole = self.steps == 1 and self.local_batch_size is None
+        return LocalGradient(self.victim, scale=self.rate) if whole else self.simulate
 
     @property
     def gradients(self) -> int:
         """One for each local step that the attacker knows of."""
         return self.steps if self.threat_model.local_steps == "known" else 1
-
-    def _one_gradient(self, images: Tensor, labels: Tensor) -> Update:
-        server, gradient = weights(self.victim), batch_gradient(self.victim)
-        return for_each_update(lambda image, label: gradient(server, image, label), images, labels)

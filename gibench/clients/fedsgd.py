@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from gibench.clients.base import Client
-from gibench.clients.per_update import batch_gradient, for_each_update, weights
-from gibench.types import ThreatModel, Update
+from gibench.engine.gradient import LocalGradient
+from gibench.types import Simulate, ThreatModel, Update
 from gibench.victims import Victim
 
 
@@ -19,6 +19,8 @@ class FedSGD(Client):
 
     def simulate(self, images: Tensor, labels: Tensor) -> Update:
         """The gradients of U batches; see `Client.simulate`."""
-        parameters = weights(self.victim)
-        gradient = batch_gradient(self.victim)
-        return for_each_update(lambda image, label: gradient(parameters, image, label), images, labels)
+        return LocalGradient(self.victim)(images, labels)
+
+    def attacker_simulate(self) -> Simulate:
+        """The gradient, as an object of which the engine can find a faster way."""
+        return LocalGradient(self.victim)

@@ -57,6 +57,7 @@ class ImageDataModule(LightningDataModule, ABC):
         split_for_attack: Literal["tune", "score"] = "score",
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # where processes outnumber groups
         least = {"batch_size": 1, "updates": 1, "together": 2}
         for argument, value in {"batch_size": batch_size, "updates": updates, "together": together}.items():
             if value < least[argument]:
@@ -74,6 +75,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.k, self.seed = k, seed
         self.split_for_attack: SplitName = split_for_attack
         self._finished: frozenset[str] = frozenset()
+        self._share = slice(None)
 
     @abstractmethod
     def collect(self) -> Collection:
@@ -160,11 +162,24 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         self._finished = frozenset(update_ids)
 
+    def share(self, rank: int, count: int) -> None:
+        """Leave to this process, `rank` of `count`, every count-th of the groups that `skip` leaves.
+
+        Groups stay whole: processes without a group do nothing, so that results are those of one process, bit by bit.
+        """
+        self._share = slice(rank, None, count)
+
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the groups that are not finished, one Batch each, in a fixed order."""
+        """Return the groups that are not finished, or this process's share of them, one Batch each, in fixed order."""
         pool = self._collection.pools[self.split_for_attack]
         groups = [[self._batches[row] for row in rows] for rows in grouped(self.updates, self.together)]
-        return DataLoader(Groups(pool, [group for group in groups if not self._is_finished(group)]), batch_size=None)
+        left = [group for group in groups if not self._is_finished(group)]
+        return DataLoader(Groups(pool, left[self._share]), batch_size=None)
+
+    def update_ids(self) -> list[str]:
+        """Return the names of all updates, finished or not, in the order of the groups."""
+        ids = self._collection.pools[self.split_for_attack].ids
+        return [update_id([ids[position] for position in row]) for row in self._batches]
 
     def _is_finished(self, group: list[list[int]]) -> bool:
         ids = self._collection.pools[self.split_for_attack].ids

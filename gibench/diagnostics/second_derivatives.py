@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from gibench.errors import SecondDerivativeError, ShapeError
+from gibench.errors import SecondDerivativeError, ShapeError, VictimError
 from gibench.seeding import normal_rows, uniform_rows
 from gibench.types import Update
 
@@ -68,6 +68,7 @@ def probe_second_derivatives(
 
     Raises:
         SecondDerivativeError: naming the operation without a second derivative; or the result is zero or not finite.
+        VictimError: when its forward draws random numbers or changes its buffers, even in evaluation mode.
         ShapeError: when the victim does not take such images, or has another number of logits.
     """
     victim = deepcopy(victim).eval()
@@ -85,6 +86,7 @@ def probe_second_derivatives(
             raise
         except RuntimeError as error:
             raise SecondDerivativeError(_explain(str(error))) from error
+        _check_repeatable(victim, images[0].detach())
     _check_gradient(gradient)
 
 
@@ -99,6 +101,19 @@ def _check_forward(victim: nn.Module, images: Tensor, num_classes: int) -> None:
         ) from error
     if shape != (len(images), num_classes):
         raise ShapeError(f"the victim returns {shape} for {len(images)} images; set num_classes to its logits.")
+    before = {name: buffer.clone() for name, buffer in victim.named_buffers()}
+    with torch.no_grad():
+        victim(images)
+    changed = [name for name, buffer in victim.named_buffers() if not torch.equal(buffer, before[name])]
+    if changed:
+        raise VictimError(f"the victim's forward changes its buffer {changed[0]} in evaluation mode; make it constant.")
+
+
+def _check_repeatable(victim: nn.Module, images: Tensor) -> None:
+    with torch.no_grad():
+        first, second = victim(images), victim(images)
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise VictimError("the victim gives two answers for one image in evaluation mode; remove what is random in it.")
 
 
 def _image_gradient(victim: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:

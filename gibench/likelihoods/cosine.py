@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from gibench.errors import ConfigurationError
-from gibench.likelihoods.base import Likelihood, inner
+from gibench.likelihoods.base import Likelihood
+from gibench.likelihoods.products import Products, add_up, products
 from gibench.types import Update
 
 
@@ -17,6 +18,8 @@ class Cosine(Likelihood):
     An update of length zero has no direction; it counts as orthogonal to everything.
     """
 
+    reads = "products"
+
     def __init__(self, *, kappa: float = 1.0) -> None:
         super().__init__()
         if kappa <= 0:
@@ -25,9 +28,14 @@ class Cosine(Likelihood):
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
-        return self.kappa * (1 - inner(simulated, observed) / (_length(simulated) * _length(observed)))
+        return self.of_products(products(simulated, observed))
+
+    def of_products(self, products: Products) -> Tensor:
+        """See `Likelihood`."""
+        lengths = _length(products.simulated) * _length(products.observed)
+        return self.kappa * (1 - add_up(products.cross) / lengths)
 
 
-def _length(update: Update) -> Tensor:
-    squared = inner(update, update)
+def _length(squares: dict[str, Tensor]) -> Tensor:
+    squared = add_up(squares)
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()

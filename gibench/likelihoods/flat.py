@@ -9,7 +9,7 @@ from gibench.types import Update
 class Flat(Likelihood):
     """-log p(g | x) = 0 for every x."""
 
-    uses_update = False
+    reads = "nothing"
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`; `simulated` may be empty."""

@@ -19,7 +19,7 @@ from rich.progress import (
 from torch import Tensor
 
 from gibench.progress import Step, watching
-from gibench.records import RunFolder
+from gibench.records import RecordFile, RunFolder
 from gibench.scoring import Scored
 from gibench.types import Batch
 
@@ -29,8 +29,9 @@ FRAMES = 25
 class RecordWriter(Callback):
     """Save the reconstructions of a group, then its records: what is recorded can be scored again (rule R19)."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, file: RecordFile) -> None:
         self.folder = folder
+        self.file = file
 
     def on_predict_batch_end(
         self,
@@ -42,21 +43,21 @@ class RecordWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write what `predict_step` returned, and log the group's means."""
-        write(self.folder, outputs)
+        write(self.folder, self.file, outputs)
         scores = [record.psnr for record in outputs.records]
         if trainer.logger:
             name = f"{outputs.records[0].scenario}/{outputs.records[0].attack}/psnr"
-            trainer.logger.log_metrics({name: sum(scores) / len(scores)}, step=batch_idx)
+            trainer.logger.log_metrics({name: sum(scores) / len(scores)}, step=batch_idx * trainer.world_size)
 
 
-def write(folder: RunFolder, scored: Scored) -> None:
-    """Save the pictures of every update, then append its records."""
+def write(folder: RunFolder, file: RecordFile, scored: Scored) -> None:
+    """Save the pictures of every update, then append its records to `file`."""
     size = scored.images.shape[1]
     for update, (images, private) in enumerate(zip(scored.images, scored.private, strict=True)):
         record = scored.records[update * size]
         tensors = {"images": images.float(), "private": private.float()}
         folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
-    folder.records.append(scored.records)
+    file.append(scored.records)
 
 
 class Termination(Callback):

@@ -1,45 +1,58 @@
 """What a run will cost, before it is run: a timed evaluation of each attack, times the evaluations to come."""
 
-import time
+from copy import deepcopy
 
 import torch
 
 from gibench.attacks import GradientMatching
 from gibench.diagnostics import probe_second_derivatives
+from gibench.progress import clock
 from gibench.runs.plan import Job
 from gibench.search import Objective
 from gibench.search.objective import Variables
+from gibench.types import Observation
+
+CPU = torch.device("cpu")
 
 
-def seconds(job: Job, updates: int) -> float:
+def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: str = "32-true") -> float:
     """Estimate how long `job` takes for `updates` updates: at most, for a search that may stop early.
 
     One group goes through the client and four times through the objective, of which the fastest but the first counts;
-    closed-form attacks and priors alone count as nothing.
+    closed-form attacks and priors alone count as nothing. On the way, the attack's engine makes its choice.
 
     Raises:
         SecondDerivativeError: when the victim cannot be attacked this way; so every job is tried before the first runs.
     """
     attack = job.attack
-    if not isinstance(attack, GradientMatching) or not attack.likelihood.uses_update or not updates:
+    if not isinstance(attack, GradientMatching) or attack.likelihood.reads == "nothing" or not updates:
         return 0.0
-    victim = job.client.victim
+    client = deepcopy(job.client).double() if precision == "64-true" else job.client
+    victim = client.to(device).victim
     probe_second_derivatives(victim, victim.image_shape, victim.num_classes)
     group = next(iter(job.data.predict_dataloader()))
     with torch.no_grad():
-        observation = job.client(group.to(victim.mean.dtype))
-    rows = min(observation.updates, attack.rows_at_once(observation))
-    objective, start = attack.problem(observation, [(0, update) for update in range(rows)])
-    objective(start)
-    each = min(_timed(objective, start) for _ in range(3)) / rows
+        observation = client(group.to(victim.mean.dtype).to(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        return _search_seconds(attack, observation, updates)
+
+
+def _search_seconds(attack: GradientMatching, observation: Observation, updates: int) -> float:
+    prepared = attack.prepare(observation)
+    size = min(observation.updates * attack.restarts, attack.rows_at_once(observation, prepared))
+    rows = [(restart, update) for update in range(observation.updates) for restart in range(attack.restarts)][:size]
+    objective, start = attack.problem(observation, rows, prepared.backend)
+    with torch.enable_grad():
+        objective(start)
+        each = min(_timed(objective, start) for _ in range(3)) / size
     total: float = each * updates * attack.restarts * attack.search.evaluations
     return total
 
 
 def _timed(objective: Objective, start: Variables) -> float:
-    begin = time.perf_counter()
+    begin = clock(objective.value.device)
     objective(start)
-    return time.perf_counter() - begin
+    return clock(objective.value.device) - begin
 
 
 def in_words(total: float) -> str:

@@ -6,6 +6,8 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from typing import Any
 import torch
 
 from gibench.diagnostics import package_versions
+from gibench.errors import RecordError
+from gibench.metrics import ImageQuality
+from gibench.metrics.image_quality import AVAILABLE
+from gibench.runs.plan import Job
+from gibench.types import Record
 
 
 def now() -> str:
@@ -50,16 +57,50 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes since the process began, on the accelerator where there is one, else resident in memory."""
+    """Peak bytes since `forget_peak_memory` on a CUDA device; elsewhere resident ones since the process began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Measure the peak anew, where that can be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def digest(tree: Any) -> str:  # noqa: ANN401 - any JSON value
     """SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(manifest: dict[str, Any], jobs: Sequence[Job], *, precision: str, folder: Path) -> None:
+    """Raise RecordError if the manifest of `folder` has one of the jobs with other settings."""
+    recorded = {(cell["scenario"], cell["attack"]): cell for cell in manifest["cells"]}
+    for job in jobs:
+        cell = recorded.get((job.scenario, job.name))
+        if cell is None:
+            continue
+        before = replace(job, configuration=cell["configuration"]).identity
+        if digest(before) != digest(job.identity) or cell["precision"] != precision:
+            raise RecordError(f"{folder} holds {job.scenario} x {job.name} with other settings; choose another --out.")
+
+
+def availability(quality: ImageQuality, jobs: Sequence[Job]) -> dict[str, str]:
+    """Each metric -> "available", or the first reason why its column is empty in some scenario."""
+    reasons: dict[str, str] = {}
+    for job in jobs:
+        for name, why in quality.availability_for(job.data.image_shape).items():
+            reasons[name] = why if reasons.get(name, AVAILABLE) == AVAILABLE else reasons[name]
+    return reasons
+
+
+def add_up(cell: dict[str, Any], records: Sequence[Record]) -> None:
+    """Enter the cost of a job, from its records; seconds of several processes add up."""
+    own = [record for record in records if (record.scenario, record.attack) == (cell["scenario"], cell["attack"])]
+    cell["seconds"] = sum(record.seconds for record in own)
+    cell["gradient_evaluations"] = sum(record.gradient_evaluations for record in own)
 
 
 def new_manifest(*, name: str, size: str, command: str, metrics: dict[str, str], success_psnr: float) -> dict[str, Any]:

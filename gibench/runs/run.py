@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,28 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from gibench.data import ImageDataModule
-from gibench.errors import RecordError
+from gibench.engine import Choice
 from gibench.inversion import GradientInversion
 from gibench.metrics import Floors, ImageQuality
-from gibench.metrics.image_quality import AVAILABLE
+from gibench.precision import use
 from gibench.records import RunFolder, folder_name, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
 from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, write
 from gibench.runs.configuration import Tree
 from gibench.runs.estimate import in_words, seconds
-from gibench.runs.manifest import digest, new_manifest, now, peak_memory
+from gibench.runs.journal import Journal
+from gibench.runs.manifest import (
+    add_up,
+    availability,
+    check_settings,
+    digest,
+    forget_peak_memory,
+    new_manifest,
+    now,
+    peak_memory,
+)
 from gibench.runs.plan import Job
+from gibench.runs.processes import Processes
 from gibench.scoring import Scorer
 from gibench.types import Reconstruction
 
@@ -36,10 +48,11 @@ class Run:
         name, size, command: for the manifest.
         jobs: from `gibench.runs.plan.plan`.
         out: the folder; if it holds records of the same settings, what they cover is skipped.
-        accelerator, precision: Lightning's.
+        accelerator, devices, nodes: Lightning's; each of the nodes * devices processes takes whole groups.
+        precision: one of `gibench.precision.PRECISIONS`.
         logger: Lightning's; None writes CSV files into the folder.
         download: whether LPIPS weights that are missing may be downloaded.
-        console: where tables and progress go.
+        console: where tables and progress go; of several processes only the first one's is used.
 
     Raises:
         RecordError: when the folder holds a run with other settings.
@@ -54,35 +67,54 @@ class Run:
         jobs: Sequence[Job],
         out: Path,
         accelerator: str = "auto",
-        precision: Any = "32-true",  # noqa: ANN401 - Lightning's own type is a union of forty literals
+        devices: int = 1,
+        nodes: int = 1,
+        precision: str = "32-true",
         logger: Logger | None = None,
         download: bool = True,
         console: Console,
     ) -> None:
+        for name_of_logger in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name_of_logger).setLevel(logging.WARNING)
+        self.processes = Processes(accelerator=accelerator, devices=devices, nodes=nodes)
+        self.lightning_precision: Any = use(precision, cuda=self.processes.device.type == "cuda")
         self.jobs = list(jobs)
         self.folder = RunFolder(out)
-        self.accelerator, self.precision, self.logger = accelerator, precision, logger
-        self.console = console
-        self.quality = ImageQuality(download=download)
+        self.precision, self.logger = precision, logger
+        self.console = console if self.processes.is_first else Console(quiet=True)
         self.floors: dict[str, Floors] = {}
-        self.manifest = read_manifest(out) or new_manifest(
-            name=name, size=size, command=command, metrics=self._metrics(), success_psnr=SUCCESS_PSNR
-        )
-        self._check_settings()
+        with self.processes.first_before_others():
+            self.quality = ImageQuality(download=download)
+            metrics = availability(self.quality, self.jobs)
+        if self.processes.is_first:
+            self.manifest = read_manifest(out) or new_manifest(
+                name=name, size=size, command=command, metrics=metrics, success_psnr=SUCCESS_PSNR
+            )
+            check_settings(self.manifest, self.jobs, precision=str(precision), folder=out)
+        self.journal = Journal(self.folder, self.processes)
 
     def __call__(self) -> Path:
         """Do what is not done yet; return the folder."""
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds convolutions to 10 bits (rule R14)
-        self.folder.save_manifest(self.manifest)
-        if self.folder.records.torn:
-            self.console.print("The last record was torn by a kill; it is set aside, and its update attacked again.")
-        self._announce()
+        if self.processes.is_first:
+            self._begin()
         for scenario in dict.fromkeys(job.scenario for job in self.jobs):
             jobs = [job for job in self.jobs if job.scenario == scenario]
-            self._score_floors(max(jobs, key=lambda job: job.data.updates))
+            if self.processes.is_first:
+                self._score_floors(max(jobs, key=lambda job: job.data.updates))
             for job in jobs:
                 self._attack(job)
+        if self.processes.is_first:
+            self._report()
+        return self.folder.path
+
+    def _begin(self) -> None:
+        self.folder.save_manifest(self.manifest)
+        if self.journal.torn:
+            self.console.print("The last record was torn by a kill; it is set aside, and its update attacked again.")
+        self._announce()
+
+    def _report(self) -> None:
+        """Write the table and the page of what is recorded."""
         self.manifest["finished"] = now()
         self.folder.save_manifest(self.manifest)
         rows = summarize(self.folder.records.records, success_psnr=SUCCESS_PSNR)
@@ -90,47 +122,94 @@ class Run:
         report = write_report(self.folder.path)
         print_table(rows, self.console)
         self.console.print(f"report: {report}", soft_wrap=True)
-        return self.folder.path
 
     def _announce(self) -> None:
-        """Say what a long run will cost."""
-        costs = [seconds(job, self._open(job.data, job.scenario, job.name)) for job in self.jobs]
+        """Say what a long run will cost, and which processes it leaves idle."""
+        costs, groups = [], [0]
+        for job in self.jobs:
+            left = self._left(job.data, self._finished(job.data, job.scenario, job.name))
+            groups.append(len(job.data.predict_dataloader()))
+            turns = -(-groups[-1] // self.processes.count)
+            costs.append(
+                seconds(job, left, device=self.processes.device, precision=self.precision) * turns / max(1, groups[-1])
+            )
         if sum(costs) > LONG:
             searches = sum(cost > 0 for cost in costs)
             self.console.print(f"{searches} searches to run, {in_words(sum(costs))} at most on this machine.")
+        if 0 < max(groups) < self.processes.count:
+            idle = self.processes.count - max(groups)
+            self.console.print(f"{idle} of {self.processes.count} processes get no group of updates; lower `together`.")
 
-    def _open(self, data: ImageDataModule, scenario: str, name: str) -> int:
-        """Let `data` skip what is recorded, and return how many updates are left."""
-        finished = self.folder.records.finished(scenario, name, batch_size=data.batch_size)
+    def _finished(self, data: ImageDataModule, scenario: str, name: str) -> set[str]:
+        return self.journal.finished(scenario, name, batch_size=data.batch_size)
+
+    def _left(self, data: ImageDataModule, finished: set[str]) -> int:
+        """Let `data` skip what is recorded, and return how many updates are left, of all processes together."""
         data.skip(finished)
+        data.share(0, 1)
         return sum(len(group.update_ids) for group in data.predict_dataloader())
 
     def _attack(self, job: Job) -> None:
-        left = self._open(job.data, job.scenario, job.name)
-        cell = self._cell(job)
-        if not left:
+        """Attack what is left of a cell; every process takes its groups."""
+        first = self.processes.is_first
+        finished = self._finished(job.data, job.scenario, job.name) if first else set()
+        left = self._left(job.data, self.processes.tell(finished))
+        cell = self._cell(job) if first else {}
+        self._settle_engine(job, cell)
+        peaks = self.processes.collect(self._predict(job)) if left else []
+        self.journal.merge(job.scenario, job.name, job.data.update_ids())
+        if first and peaks:
+            cell["device"], cell["processes"] = str(self.processes.device), self.processes.count
+            cell["engine"] = (
+                asdict(job.attack.engine.choice) if job.attack.engine and job.attack.engine.choice else None
+            )
+            cell["peak_memory_bytes"] = max(cell["peak_memory_bytes"], *peaks)
+            add_up(cell, self.folder.records.records)
+            self.folder.save_manifest(self.manifest)
+
+    def _settle_engine(self, job: Job, cell: Tree) -> None:
+        """Let all processes, and a run that goes on, compute in the way that was chosen first."""
+        engine = job.attack.engine
+        if engine is None:
             return
+        recorded = cell.get("engine")
+        choice = self.processes.tell(Choice(**recorded) if recorded else engine.choice)
+        if choice is not None:
+            engine.recall(choice)
+        if self.processes.is_first:
+            self._note_engine(job, cell)
+            self.folder.save_manifest(self.manifest)
+
+    @staticmethod
+    def _note_engine(job: Job, cell: Tree) -> None:
+        if job.attack.engine and job.attack.engine.choice:
+            cell["engine"] = asdict(job.attack.engine.choice)
+
+    def _predict(self, job: Job) -> int:
+        """Attack this process's groups and return its peak memory in bytes."""
+        job.data.share(self.processes.rank, self.processes.count)
         groups = len(job.data.predict_dataloader())
+        fallback = self.processes.tell(self._floors(job.data).mean if self.processes.is_first else None)
         task = GradientInversion(
             job.client,
             job.attack,
             quality=self.quality,
-            fallback=self._floors(job.data).mean,
+            fallback=fallback,
             scenario=job.scenario,
             name=job.name,
         )
+        bar = ProgressBar(self.console, f"{job.scenario} · {job.name}", groups)
+        forget_peak_memory(self.processes.device)
         trainer = lightning.Trainer(
             inference_mode=False,
-            accelerator=self.accelerator,
-            devices=1,
-            precision=self.precision,
+            precision=self.lightning_precision,
             logger=self.logger or self._csv_logger(job),
             callbacks=[
                 Termination(),
-                RecordWriter(self.folder),
-                ProgressBar(self.console, f"{job.scenario} · {job.name}", groups),
-                Animation(self.folder, job.scenario, job.name),
+                RecordWriter(self.folder, self.journal.file_for(job.scenario, job.name)),
+                *([bar, Animation(self.folder, job.scenario, job.name)] if self.processes.is_first else []),
             ],
+            **self.processes.for_trainer(),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -139,14 +218,11 @@ class Run:
             trainer.predict(task, job.data, return_predictions=False)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from stop
-        cell["device"] = str(trainer.strategy.root_device)
-        cell["peak_memory_bytes"] = max(cell["peak_memory_bytes"], peak_memory(trainer.strategy.root_device))
-        self._close(cell)
+        return peak_memory(self.processes.device)
 
     def _score_floors(self, job: Job) -> None:
         """Score what content-free answers reach on the same images, through the same code (rule R5)."""
-        left = self._open(job.data, job.scenario, "floor: mean image")
-        if not left:
+        if not self._left(job.data, self._finished(job.data, job.scenario, "floor: mean image")):
             return
         floors = self._floors(job.data)
         scorer = Scorer(scenario=job.scenario, quality=self.quality, fallback=floors.mean, seed=job.client.seed)
@@ -157,7 +233,7 @@ class Run:
                 answer = Reconstruction(
                     images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long()
                 )
-                write(self.folder, scorer(name, answer, batch, seconds=0.0))
+                write(self.folder, self.folder.records, scorer(name, answer, batch, seconds=0.0))
 
     def _floors(self, data: ImageDataModule) -> Floors:
         """The floors of a data set; several scenarios share them."""
@@ -186,6 +262,8 @@ class Run:
             "data": job.data.describe(),
             "precision": str(self.precision),
             "device": None,
+            "processes": 1,
+            "engine": None,
             "seconds": 0.0,
             "gradient_evaluations": 0.0,
             "peak_memory_bytes": 0,
@@ -193,34 +271,3 @@ class Run:
         entries.append(new)
         self.folder.save_manifest(self.manifest)
         return new
-
-    def _close(self, cell: Tree) -> None:
-        """Add up the cost of a job from its records."""
-        records = [
-            record
-            for record in self.folder.records.records
-            if (record.scenario, record.attack) == (cell["scenario"], cell["attack"])
-        ]
-        cell["seconds"] = sum(record.seconds for record in records)
-        cell["gradient_evaluations"] = sum(record.gradient_evaluations for record in records)
-        self.folder.save_manifest(self.manifest)
-
-    def _metrics(self) -> dict[str, str]:
-        """Each metric -> "available", or the first reason why its column is empty in some scenario."""
-        reasons: dict[str, str] = {}
-        for job in self.jobs:
-            for name, why in self.quality.availability_for(job.data.image_shape).items():
-                reasons[name] = why if reasons.get(name, AVAILABLE) == AVAILABLE else reasons[name]
-        return reasons
-
-    def _check_settings(self) -> None:
-        recorded = {(cell["scenario"], cell["attack"]): cell for cell in self.manifest["cells"]}
-        for job in self.jobs:
-            cell = recorded.get((job.scenario, job.name))
-            if cell is None:
-                continue
-            before = Job(job.scenario, job.name, job.data, job.client, job.attack, cell["configuration"]).identity
-            if digest(before) != digest(job.identity) or cell["precision"] != str(self.precision):
-                raise RecordError(
-                    f"{self.folder.path} holds {job.scenario} x {job.name} with other settings; choose another --out."
-                )

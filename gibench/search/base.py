@@ -16,11 +16,15 @@ class Search(nn.Module, ABC):
     evaluations: int
     """How often the search evaluates a row at most; for the estimate of its cost."""
 
+    fixed_rows = False
+    """Whether it evaluates all rows together most of the time, so that compiling for that number may repay."""
+
     @abstractmethod
     def forward(self, objective: Objective, start: Variables) -> None:
         """Evaluate `objective` from `start` on as often as it takes; the objective keeps the best of each row.
 
         Args:
-            objective: variables -> values (R,) and their derivative; it counts evaluations and projects.
+            objective: (variables, rows) -> values and their derivative, for all R rows or for the given ones; it counts
+                evaluations and projects.
             start: name -> (R, *shape).
         """

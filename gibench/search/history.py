@@ -71,6 +71,16 @@ class History:
         product: Tensor = gamma[..., 0] * (gradient - (a.mT @ changes).squeeze(1)) + (c.mT @ steps).squeeze(1)
         return product
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` (r,), ascending indexes, alone. In place: a copy would need as much memory again."""
+        for row, source in enumerate(rows.tolist()):
+            if row != source:
+                self.steps[row] = self.steps[source]
+                self.changes[row] = self.changes[source]
+        self.steps, self.changes = self.steps[: len(rows)], self.changes[: len(rows)]
+        self.step_change, self.change_change = self.step_change[rows], self.change_change[rows]
+        self.scale, self.count, self.next = self.scale[rows], self.count[rows], self.next[rows]
+
     def _ordered(self, used: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the triangle R and the Gram matrix of y, oldest pair first, and that order (R, used).
 

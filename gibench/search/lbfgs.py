@@ -2,8 +2,10 @@
 
 PyTorch's L-BFGS treats all its parameters as one problem: one history, one step length, one stopping rule. Here each of
 R rows has its own, so that attacking R updates together gives each what it would get alone. In exact arithmetic a row
-follows `torch.optim.LBFGS` (no line search) step for step; a test holds the two together in float64.
+follows `torch.optim.LBFGS` step for step, without line search and with; tests hold the two together in float64.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,23 +14,34 @@ from gibench.errors import ConfigurationError
 from gibench.progress import Step, report
 from gibench.search.base import Search
 from gibench.search.history import History
+from gibench.search.line_search import MOST_HALVINGS, LineSearch, Ray, backtracking, fixed, strong_wolfe
 from gibench.search.objective import Objective, Variables
+
+LINE_SEARCHES: dict[str, LineSearch] = {"none": fixed, "backtracking": backtracking, "strong_wolfe": strong_wolfe}
 
 
 class LBFGS(Search):
-    """Limited-memory BFGS (Liu and Nocedal 1989) without line search, as DLG and iDLG use it.
+    """Limited-memory BFGS (Liu and Nocedal 1989); by default without line search, as DLG and iDLG use it.
 
-    `steps` calls of up to `iterations` iterations each, one evaluation an iteration. A row leaves the current call when
-    its derivative, its step or the change of its value falls below the tolerances, and goes on in the next; it is
-    finished for good when it is not finite, when it can no longer descend, or when its value is below `target`.
+    `steps` calls of up to `iterations` iterations each. A row leaves the current call when its derivative, its step or
+    the change of its value falls below the tolerances, or when it has spent the evaluations of a call, and goes on in
+    the next. As in PyTorch a call has iterations * 5 // 4 evaluations, one of them for its first point, although that
+    is evaluated once in all. A row is finished for good, and no longer evaluated, when it is not finite, when it can no
+    longer descend, or when its value is below `target`.
 
     Args:
         steps: calls ("outer iterations" in the papers).
-        rate: step length; the first step ever is shortened to min(1, 1/|gradient|_1) * rate.
+        rate: step length, or what a line search tries first; the first step ever is shortened to
+            min(1, 1/|gradient|_1) * rate.
         iterations: at most, in one call.
         history: pairs that the curvature is estimated from.
         tolerance_gradient, tolerance_change: absolute, as in PyTorch; small gradients stop it early.
         target: stop a row whose value is below, tested after every call; None goes on.
+        line_search: "none", one evaluation an iteration; "backtracking", halve the step until it lowers the value
+            (Armijo's condition with 1e-4, at most 20 halvings); "strong_wolfe", PyTorch's (1e-4 and 0.9, at most 25
+            trials after the first).
+        float64: keep points, derivatives, history and directions in double precision, whatever the type in which the
+            objective is evaluated: in long runs the inner products of float32 stall.
     """
 
     def __init__(
@@ -41,10 +54,14 @@ class LBFGS(Search):
         tolerance_gradient: float = 1e-7,
         tolerance_change: float = 1e-9,
         target: float | None = None,
+        line_search: Literal["none", "backtracking", "strong_wolfe"] = "none",
+        float64: bool = False,
     ) -> None:
         super().__init__()
         if min(steps, iterations, history) < 1 or rate <= 0:
             raise ConfigurationError("L-BFGS needs steps, iterations and history of at least 1 and rate > 0.")
+        if line_search not in LINE_SEARCHES:
+            raise ConfigurationError(f"line_search is {line_search!r}; choose one of {', '.join(LINE_SEARCHES)}.")
         self.steps = steps
         self.rate = rate
         self.iterations = iterations
@@ -52,80 +69,148 @@ class LBFGS(Search):
         self.tolerance_gradient = tolerance_gradient
         self.tolerance_change = tolerance_change
         self.target = target
-        self.state_copies = 2 * history + 8
-        self.evaluations = 1 + steps * iterations
+        self.line_search = line_search
+        self.float64 = float64
+        self.state_copies = (2 * history + 14) * (2 if float64 else 1)
+        self.budget = budget = iterations * 5 // 4
+        # The last search of a call may begin with one evaluation left; strong Wolfe overruns it by one.
+        most = {
+            "none": min(iterations, max(budget - 1, 1)),
+            "backtracking": max(budget - 2, 0) + 1 + MOST_HALVINGS,
+            "strong_wolfe": budget,
+        }
+        self.evaluations = 1 + steps * most[line_search]
 
     def forward(self, objective: Objective, start: Variables) -> None:
         """See `Search`."""
         rows = _Rows(self, objective, start)
         for step in range(self.steps):
-            running = rows.alive & (rows.gradient.abs().amax(1) > self.tolerance_gradient)
-            rows.alive = running
-            if not running.any():
+            if not rows.begin_call():
                 break
+            running = rows.alive
             for _ in range(self.iterations):
                 running = rows.iterate(running)
                 if not running.any():
                     break
             if self.target is not None:
                 rows.alive = rows.alive & (rows.value >= self.target)
-            report(Step(step + 1, self.steps, rows.value, rows.images))
+            report(Step(step + 1, self.steps, rows.all_values(), rows.all_images))
 
 
 class _Rows:
-    """The iterates of all rows, and one iteration of those that are running."""
+    """The iterates of the rows that are not finished, and one iteration of those that are running.
+
+    Finished rows are dropped from the state between calls, and rows that have left a call are not evaluated in it. The
+    number of evaluated rows is filled up to R, 3/4 R, 9/16 R, ... (rounded down), since to a compiled graph each number
+    is another graph; it is filled with a running row, which the objective counts once, so that what is counted and kept
+    of a row does not depend on the others.
+    """
 
     def __init__(self, settings: LBFGS, objective: Objective, start: Variables) -> None:
         self.settings, self.objective = settings, objective
-        self.shapes = {name: value.shape for name, value in start.items()}
-        self.point = self._flatten(start)
+        self.search = LINE_SEARCHES[settings.line_search]
+        self.pieces = {name: (value.shape[1:], value.dtype) for name, value in start.items()}
+        value, gradient = objective(start, None)
+        self.dtype = torch.float64 if settings.float64 else value.dtype
+        self.point, self.gradient = self._flatten(start), self._flatten(gradient)
+        self.value = value.to(self.dtype)
+        # What is reported: the last of every row, finished or not.
+        self.last_value, self.last_point = self.value, self.point
+        self.ids = torch.arange(len(self.point), device=self.point.device)
         self.history = History(self.point, settings.history)
-        self.moved = torch.zeros_like(self.point)
-        self.fresh = self.alive = torch.ones(len(self.point), dtype=torch.bool, device=self.point.device)
-        value, gradient = objective(start)
-        self.value, self.gradient = value, self._flatten(gradient)
-        self.previous = self.gradient
-        self._bury()
+        self.moved, self.previous = torch.zeros_like(self.point), self.gradient
+        self.fresh = torch.ones_like(self.ids, dtype=torch.bool)
+        self.spent = torch.ones_like(self.ids)
+        self.alive = self._finite()
+
+    def begin_call(self) -> bool:
+        """Bury the rows whose derivative is zero, drop the dead from the state, and say whether any row is left."""
+        self.alive = self.alive & (self.gradient.abs().amax(1) > self.settings.tolerance_gradient)
+        self.spent = torch.ones_like(self.spent)
+        kept = self.alive.nonzero().flatten()
+        if len(kept) < len(self.ids):
+            self.last_value, self.last_point = self.all_values(), self._all_points()
+            self.history.keep(kept)
+            for name in ("ids", "alive", "fresh", "spent", "value", "point", "gradient", "previous", "moved"):
+                setattr(self, name, getattr(self, name)[kept])
+        return len(kept) > 0
 
     def iterate(self, running: Tensor) -> Tensor:
         """Move the running rows once and return those that go on in this call."""
         settings = self.settings
-        running = running & self.alive
         self.history.add(self.moved, self.gradient - self.previous, running & ~self.fresh)
-        direction = -self.history.apply(self.gradient)
+        ray = self._ray()
         first = (1 / self.gradient.abs().sum(1)).clamp(max=1) * settings.rate
         length = torch.where(self.fresh, first, settings.rate)
-        slope = (self.gradient * direction).sum(1)
-        stuck = running & (slope > -settings.tolerance_change)
-        self.alive = self.alive & ~stuck
-        running = running & ~stuck
-        self.fresh = self.fresh & ~running
+        descends = ray.slope.isfinite() & (ray.slope <= -settings.tolerance_change)
+        self.alive = self.alive & (descends | ~running)
+        running = running & descends
+        if not running.any():
+            return running
 
-        target = self._flatten(self.objective.project(self._unflatten(self.point + length[:, None] * direction)))
-        self.moved = torch.where(running[:, None], target - self.point, self.moved)
-        self.point = torch.where(running[:, None], target, self.point)
-        before = self.value
-        value, gradient = self.objective(self._unflatten(self.point), running)
-        self.previous = torch.where(running[:, None], self.gradient, self.previous)
-        self.value = torch.where(running, value, self.value)
-        self.gradient = torch.where(running[:, None], self._flatten(gradient), self.gradient)
-        self._bury()
+        landing = self.search(ray, length, running, settings.budget - self.spent)
+        before, moving = self.value, running[:, None]
+        target = ray.at(landing.length)
+        # A whole search that found nothing would find nothing again.
+        futile = running & (landing.length == 0) & (self.spent == 1) & ~self.fresh
+        self.moved = torch.where(moving, target - self.point, self.moved)
+        self.point = torch.where(moving, target, self.point)
+        self.previous = torch.where(moving, self.gradient, self.previous)
+        self.value = torch.where(running, landing.value, self.value)
+        self.gradient = torch.where(moving, landing.gradient, self.gradient)
+        self.fresh = self.fresh & ~running
+        self.spent = self.spent + landing.trials
+        self.alive = self.alive & ~futile & self._finite()
         small = self.gradient.abs().amax(1) <= settings.tolerance_gradient
         small |= self.moved.abs().amax(1) <= settings.tolerance_change
         small |= (self.value - before).abs() < settings.tolerance_change
-        return running & self.alive & ~small
+        return running & self.alive & ~small & (self.spent < settings.budget)
 
-    def images(self) -> Tensor:
-        """The images that the rows stand for now."""
-        return self.objective.decode(self._unflatten(self.point)).images
+    def all_values(self) -> Tensor:
+        """The last values of all rows of the objective, in its order."""
+        return self.last_value.index_copy(0, self.ids, self.value)
 
-    def _bury(self) -> None:
-        self.alive = self.alive & self.value.isfinite() & self.gradient.isfinite().all(1)
+    def all_images(self) -> Tensor:
+        """The images that all rows of the objective stand for now, in its order."""
+        return self.objective.decode(self._unflatten(self._all_points()), None).images
 
-    @staticmethod
-    def _flatten(variables: Variables) -> Tensor:
-        return torch.cat([value.detach().flatten(1) for value in variables.values()], 1)
+    def _all_points(self) -> Tensor:
+        return self.last_point.index_copy(0, self.ids, self.point)
+
+    def _ray(self) -> Ray:
+        direction = -self.history.apply(self.gradient)
+        if self.settings.line_search != "none":  # a coordinate that the box holds back promises no descent
+            held = self._project(self.point + direction) == self.point
+            direction = direction.masked_fill(held, 0)
+        return Ray(self.point, direction, self.value, self.gradient, project=self._project, evaluate=self._evaluate)
+
+    def _evaluate(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate `rows` of `points`, the last of them repeatedly where they are filled up."""
+        running = rows.nonzero().flatten()
+        total, count = len(self.last_value), len(running)
+        size = total
+        while size * 3 // 4 >= count:
+            size = size * 3 // 4
+        index = torch.cat([running, running[-1:].expand(size - count)])
+        ids = None if count == total else self.ids[index]
+        value, gradient = self.objective(self._unflatten(points[index]), ids)
+        values = torch.full_like(self.value, torch.nan).index_copy(0, running, value[:count].to(self.dtype))
+        return values, torch.zeros_like(points).index_copy(0, running, self._flatten(gradient)[:count])
+
+    def _finite(self) -> Tensor:
+        return self.value.isfinite() & self.gradient.isfinite().all(1)
+
+    def _project(self, flat: Tensor) -> Tensor:
+        """In the state's own type, so that the coordinates inside the box are not rounded."""
+        return self._flatten(self.objective.project(self._split(flat)))
+
+    def _flatten(self, variables: Variables) -> Tensor:
+        return torch.cat([value.detach().flatten(1).to(self.dtype) for value in variables.values()], 1)
+
+    def _split(self, flat: Tensor) -> Variables:
+        pieces = flat.split([shape.numel() for shape, _ in self.pieces.values()], 1)
+        named = zip(self.pieces.items(), pieces, strict=True)
+        return {name: piece.reshape(-1, *shape) for (name, (shape, _)), piece in named}
 
     def _unflatten(self, flat: Tensor) -> Variables:
-        pieces = flat.split([shape[1:].numel() for shape in self.shapes.values()], 1)
-        return {name: piece.reshape(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+        return {name: piece.to(self.pieces[name][1]) for name, piece in self._split(flat).items()}

@@ -1,14 +1,16 @@
 """The objective of gradient matching: -log p(g | x) - log p(x) for R rows at once, with its derivative and its best."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gibench.engine.backends import Backend, precise
 from gibench.likelihoods import Likelihood
+from gibench.likelihoods.products import inner
 from gibench.priors import Prior
-from gibench.types import Observation
+from gibench.types import Observation, Update
 
 Variables = dict[str, Tensor]
 """What is searched: name -> (R, *shape), R rows of independent problems."""
@@ -28,6 +30,26 @@ class Evaluation(NamedTuple):
     gradient: Variables
 
 
+class Known(NamedTuple):
+    """All tensors that an evaluation takes besides the variables: a traced evaluation gets them as arguments.
+
+    update: observed, (R, *shape), or (U, *shape) where restarts share it. squares: their <g, g>.
+    labels: (R, B), or None where they are searched. side: what priors may read, by the observation's field names.
+    """
+
+    update: Update
+    squares: dict[str, Tensor]
+    labels: Tensor | None
+    side: dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """Some rows of the problem: their observation, without the update, and the tensors."""
+
+    observation: Observation
+    known: Known
+
+
 class Objective:
     """Evaluates rows, counts the evaluations of each and keeps the best iterate of each.
 
@@ -35,50 +57,123 @@ class Objective:
     `match`, by which restarts are compared, as Inverting Gradients does.
 
     Args:
-        observation: of R rows.
+        observation: of the updates that are attacked.
+        owner: for each of R rows, the update in `observation` that it explains; rows of one update follow each other.
+        backend: compares updates.
         likelihood, priors: the terms.
-        decode: variables -> Guess, differentiable.
+        decode: (variables, known labels or None) -> Guess, differentiable.
         project: variables -> the nearest admissible variables.
+        labels: (R, B) where they are known.
     """
 
     def __init__(
         self,
         observation: Observation,
+        owner: Sequence[int],
         *,
+        backend: Backend,
         likelihood: Likelihood,
         priors: Sequence[Prior],
-        decode: Callable[[Variables], Guess],
+        decode: Callable[[Variables, Tensor | None], Guess],
         project: Callable[[Variables], Variables],
+        labels: Tensor | None,
     ) -> None:
         self.observation = observation
+        self.owner = list(owner)
+        self.backend = backend
         self.likelihood = likelihood
         self.priors = priors
-        self.decode = decode
         self.project = project
-        worst = next(iter(observation.update.values())).new_full((observation.updates,), torch.inf)
-        self.value, self.match = worst, worst.clone()
+        self.labels = labels
+        self._decode = decode
+        first = next(iter(observation.update.values()))
+        self.value = first.new_full((len(self.owner),), torch.inf)
+        self.match = self.value.clone()
         self.best: Variables = {}
-        self.evaluations = torch.zeros(observation.updates, dtype=torch.int64)
+        self.evaluations = torch.zeros(len(self.owner), dtype=torch.int64, device=first.device)
+        self.improved = torch.zeros_like(self.evaluations)
+        """The evaluation at which each row was last better than before."""
+        self.fast: Callable[[Variables, Known], tuple[Evaluation, Tensor]] | None = None
+        """A compiled form of `evaluate`, for all rows together."""
+        self.capture = True
+        """Whether a search may replay its steps from captured kernels, where the device can."""
+        self.all = self._rows(range(len(self.owner)))
+        self._chosen: tuple[Tensor, Rows] | None = None
 
-    def __call__(self, variables: Variables, running: Tensor | None = None) -> Evaluation:
-        """Evaluate all rows; rows outside `running` (R,), bool, are neither counted nor kept."""
-        leaves = {name: value.detach().requires_grad_() for name, value in variables.items()}
-        guess = self.decode(leaves)
-        observed = self.observation
-        simulated = observed.simulate(guess.images, guess.labels) if self.likelihood.uses_update else {}
-        match = self.likelihood(simulated, observed.update)
-        value = sum((prior(guess.images, observed) for prior in self.priors), start=match)
-        gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
-        self._keep(variables, value.detach(), match.detach(), running)
-        return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True)))
+    def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
+        """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best."""
+        part = self._part(rows)
+        if rows is None and self.fast is not None:
+            evaluation, match = self.fast(variables, part.known)
+        else:
+            evaluation, match = self.evaluate(variables, part.known, part.observation)
+        self._keep(variables, evaluation.value, match, rows)
+        return evaluation
 
-    def _keep(self, variables: Variables, value: Tensor, match: Tensor, running: Tensor | None) -> None:
-        better = value < self.value  # false for NaN
-        if running is not None:
-            better &= running
-        self.evaluations += 1 if running is None else running.cpu().long()
-        self.value = torch.where(better, value, self.value)
-        self.match = torch.where(better, match, self.match)
+    def evaluate(
+        self, variables: Variables, known: Known, observation: Observation | None = None
+    ) -> tuple[Evaluation, Tensor]:
+        """Return values with derivatives, and the likelihood terms (r,); a pure function of the tensors."""
+        observation = (observation or self.all.observation).model_copy(update=known.side)
+        with precise(self.value):
+            leaves = {name: value.detach().requires_grad_() for name, value in variables.items()}
+            guess = self._decode(leaves, known.labels)
+        if self.likelihood.reads == "nothing":
+            match = self.likelihood({}, {"rows": self.value.new_zeros(len(guess.images))})
+        else:
+            match = self.backend(self.likelihood, guess.images, guess.labels, known.update, known.squares)
+        with precise(self.value):
+            value = sum((prior(guess.images, observation) for prior in self.priors), start=match)
+            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+        return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
+
+    def decode(self, variables: Variables, rows: Tensor | None = None) -> Guess:
+        """What the values of `rows`, or of all, stand for."""
+        return self._decode(variables, self._part(rows).known.labels)
+
+    def _part(self, rows: Tensor | None) -> Rows:
+        """The tensors of some rows; those of the last selection are kept, because searches repeat it."""
+        if rows is None:
+            return self.all
+        if self._chosen is None or not torch.equal(self._chosen[0], rows):
+            self._chosen = rows, self._rows(rows.tolist())
+        return self._chosen[1]
+
+    def _rows(self, rows: Sequence[int]) -> Rows:
+        owners = [self.owner[row] for row in rows]
+        observation = self.observation.model_copy(update={"update": {}}).select(owners)
+        updates = _shared(owners) if self.backend.shares_restarts else owners
+        whole = updates == list(range(self.observation.updates))
+        update = {name: value if whole else value[updates] for name, value in self.observation.update.items()}
+        side = {
+            name: getattr(observation, name)
+            for name in ("labels", "label_counts", "batch_statistics")
+            if getattr(observation, name) is not None
+        }
+        labels = None if self.labels is None else self.labels[list(rows)]
+        squares = {name: inner(value, value) for name, value in update.items()}
+        return Rows(observation, Known(update, squares, labels, side))
+
+    def _keep(self, variables: Variables, value: Tensor, match: Tensor, rows: Tensor | None) -> None:
+        """Count, and keep what is better; in place, so that a captured graph of kernels does it too."""
+        if not self.best:
+            self.best = {
+                name: tensor.new_zeros(len(self.owner), *tensor.shape[1:]) for name, tensor in variables.items()
+            }
+        where = slice(None) if rows is None else rows
+        self.evaluations[where] += 1
+        better = value < self.value[where]  # false for NaN
+        first = self.evaluations[where] == 1  # a row that never is finite keeps its start
+        self.value[where] = torch.where(better, value, self.value[where])
+        self.match[where] = torch.where(better, match, self.match[where])
+        self.improved[where] = torch.where(better, self.evaluations[where], self.improved[where])
         for name, tensor in variables.items():
-            rows = better.reshape(-1, *[1] * (tensor.ndim - 1))
-            self.best[name] = torch.where(rows, tensor, self.best.get(name, tensor)).detach()
+            chosen = (better | first).reshape(-1, *[1] * (tensor.ndim - 1))
+            self.best[name][where] = torch.where(chosen, tensor.detach(), self.best[name][where])
+
+
+def _shared(owners: list[int]) -> list[int]:
+    """Return each update once where all have equally many rows in a row; else `owners` as they are."""
+    updates = list(dict.fromkeys(owners))
+    restarts = len(owners) // len(updates)
+    return updates if owners == [update for update in updates for _ in range(restarts)] else owners

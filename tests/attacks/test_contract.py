@@ -10,6 +10,7 @@ from helpers import batch_of, fully_connected, small_victim
 
 from gibench.attacks import Attack, BiasAttack, WrongUpdate, dlg, idlg, inverting_gradients, prior_alone
 from gibench.clients import Client, FedAvg, FedSGD, SecureAggregation
+from gibench.engine import Engine
 from gibench.likelihoods import Cosine
 from gibench.search import Pixels
 from gibench.types import Observation, ThreatModel
@@ -91,8 +92,8 @@ def test_a_smaller_memory_budget_changes_nothing(name: str) -> None:
     attack, observation = observe(name, 4)
     whole = attack(observation)
     small = copy.deepcopy(attack)
-    small.memory_gib = attack.memory_gib * 1.5 / attack.rows_at_once(observation)  # type: ignore[operator]
-    assert small.rows_at_once(observation) == 1  # type: ignore[operator]
+    small.engine = Engine(memory_gib=4.0 * 1.5 / attack.rows_at_once(observation, attack.prepare(observation)))  # type: ignore[operator, assignment]
+    assert small.rows_at_once(observation, small.prepare(observation)) == 1  # type: ignore[operator]
     torch.testing.assert_close(small(observation).images, whole.images, rtol=1e-6, atol=1e-6)
 
 
@@ -128,7 +129,7 @@ def test_a_lost_row_touches_no_other_and_is_chosen_last(name: str, monkeypatch: 
     attack, observation = observe(name, 3)
     restarts = attack.restarts
     whole = attack(observation)
-    monkeypatch.setattr(Pixels, "start", failing_starts([0, *(3 * restart + 1 for restart in range(restarts))]))
+    monkeypatch.setattr(Pixels, "start", failing_starts([0, *range(restarts, 2 * restarts)]))
     found = attack(observation)
     assert whole.candidates is not None
     assert found.candidates is not None

@@ -1,5 +1,6 @@
 """The probe passes what can be attacked, names what cannot, and leaves no trace."""
 
+import random
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import mobilenet_v3_small
 
 from gibench.diagnostics import probe_second_derivatives
-from gibench.errors import SecondDerivativeError, ShapeError
+from gibench.errors import SecondDerivativeError, ShapeError, VictimError
 
 IMAGE_SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -155,3 +156,28 @@ def test_the_probe_agrees_with_a_plain_double_backward() -> None:
     update = torch.autograd.grad(loss, list(victim.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match="hardsigmoid_backward"):
         torch.autograd.grad(sum((value.square().sum() for value in update), torch.zeros(())), images)
+
+
+class _Counting(nn.Module):
+    """Changes a buffer at every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += 1
+        return inputs
+
+
+class _Noisy(nn.Module):
+    """Adds noise that torch does not know of."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + random.random()  # noqa: S311 - not for secrets
+
+
+@pytest.mark.parametrize(("layer", "problem"), [(_Counting(), "changes its buffer"), (_Noisy(), "two answers")])
+def test_a_forward_that_is_no_fixed_function_is_refused(layer: nn.Module, problem: str) -> None:
+    with pytest.raises(VictimError, match=problem):
+        probe_second_derivatives(convnet(layer), IMAGE_SHAPE, CLASSES)

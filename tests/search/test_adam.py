@@ -13,11 +13,13 @@ from gibench.search.objective import Evaluation, Variables
 class Boxed:
     """sum_i c_i (x_i - t_i)^2 for every row, over [0, 1]; keeps the iterates."""
 
+    capture = False
+
     def __init__(self, targets: Tensor) -> None:
         self.targets = targets
         self.visited: list[Tensor] = []
 
-    def __call__(self, variables: Variables) -> Evaluation:
+    def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
         self.visited.append(variables["x"].clone())
         point = variables["x"].clone().requires_grad_()
         values = torch.stack([well(x, target) for x, target in zip(point, self.targets, strict=True)])

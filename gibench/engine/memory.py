@@ -1,5 +1,8 @@
 """How much memory one update costs, so that attacks can keep to a stated budget."""
 
+import os
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,8 @@ BUDGET = 4 * 2**30
 PARAMETER_COPIES = 8
 ACTIVATION_COPIES = 16
 COPIES_PER_FURTHER_GRADIENT = 3  # of both: the derivative goes back through every local step and every client
+
+MEMINFO = Path("/proc/meminfo")
 
 
 def bytes_per_update(victim: Victim, batch_size: int, *, gradients: int = 1) -> int:
@@ -40,3 +45,20 @@ def activations_per_image(victim: Victim) -> int:
         for handle in handles:
             handle.remove()
     return sum(sizes) // 2
+
+
+def free_bytes(device: torch.device) -> float:
+    """Bytes that are free now: on the accelerator, or in memory; half of all memory where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if MEMINFO.exists():
+        for line in MEMINFO.read_text().splitlines():
+            name, value = line.split(":")
+            if name == "MemAvailable":
+                return 1024.0 * int(value.split()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed; a CPU says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
