@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from gibench.attacks.base import Attack
 from gibench.engine import Backend, Engine, Prepared
+from gibench.engine.graph import fastest
 from gibench.engine.memory import is_out_of_memory
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
-from gibench.progress import clock
 from gibench.search import Objective, Pixels, Search
 from gibench.search.objective import Guess, Variables
 from gibench.seeding import derive, normal_rows
@@ -24,7 +24,8 @@ from gibench.types import Observation, Reconstruction
 from gibench.victims import Victim
 
 GIB = 2**30
-TRIAL_ROWS = 16  # with which back ends are timed
+FEW_ROWS, MANY_ROWS = 16, 64  # with which back ends are timed: many where few take little
+LITTLE = 0.2  # seconds
 
 Row = tuple[int, int]
 """A restart of an update: (restart, update)."""
@@ -197,16 +198,17 @@ class GradientMatching(Attack):
         return Found(images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations)
 
     def _trial(self, observation: Observation, backend: Backend) -> float:
-        """Seconds of one row's evaluation: the second of two, with a few rows."""
-        updates = min(observation.updates, max(1, TRIAL_ROWS // self.restarts))
-        rows = [(restart, update) for update in range(updates) for restart in range(min(self.restarts, TRIAL_ROWS))]
-        objective, start = self.problem(observation, rows, backend)
+        """Seconds of one row's evaluation, after a first one: of a few rows, and of many where that costs little."""
+        each = self._timed(observation, backend, FEW_ROWS)
+        return self._timed(observation, backend, MANY_ROWS) if each * FEW_ROWS < LITTLE else each
+
+    def _timed(self, observation: Observation, backend: Backend, count: int) -> float:
+        rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
+        if self.restarts > 1:  # whole updates, since restarts may share what is observed
+            count = max(1, count // self.restarts) * self.restarts
+        objective, start = self.problem(observation, rows[:count], backend)
         with torch.enable_grad():
-            for _ in range(2):
-                begin = clock(objective.value.device)
-                objective(start)
-                seconds = clock(objective.value.device) - begin
-        return seconds / len(rows)
+            return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])
 
 
 def white_box(observation: Observation) -> Victim:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from gibench.engine.backends import BACKENDS, Backend, GenericBackend, GramBackend, RulesBackend, build
 from gibench.engine.cost import Cost, cost, layer_costs
 from gibench.engine.gradient import LocalGradient
-from gibench.engine.graph import Traced
+from gibench.engine.graph import Traced, compile_where_it_repays
 from gibench.engine.memory import free_bytes
 from gibench.engine.rules import UnsupportedLayerError
 from gibench.engine.verify import verify
@@ -25,9 +25,7 @@ GIB = 2**30
 WORTH_MEASURING = 30.0  # seconds that the cost model predicts for the whole search
 HOPELESS = 4.0  # times as slow as the best by the cost model: not measured
 
-WORTH_COMPILING = 60.0  # seconds that are still to come
 MANY = 10_000  # evaluations: below, a forced back end is not timed
-GAIN = 0.2  # of the time that a compiled evaluation saves, at least, for many rows
 
 NOT_TRIED = "not tried yet"
 
@@ -102,7 +100,7 @@ class Engine:
         """The last choice."""
         self.recalled: Choice | None = None
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
-        self._compiled: dict[tuple[Any, ...], Traced] = {}
+        self._compiled: dict[tuple[Any, ...], Traced | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies of an attack prepare for themselves."""
@@ -157,32 +155,18 @@ class Engine:
             BackendError: when the compiler fails and compile is "on".
         """
         choice = prepared.choice
-        if self.compile == "off":
-            choice.compile_reason = "off"
-            return None
-        settled = self.recalled is choice and choice.compile_reason != NOT_TRIED
-        if settled and not choice.compiled:
-            return None
         shapes = tuple(tensor.shape for tensor in pytree.tree_leaves(examples) if isinstance(tensor, torch.Tensor))
-        if (cached := self._compiled.get((id(prepared), shapes))) is not None:
-            return cached
-        if self.compile == "auto" and not settled:
+        key = id(prepared), shapes
+        if key not in self._compiled:
+            mode = self.compile
+            if self.recalled is choice and choice.compile_reason != NOT_TRIED:
+                mode = "on" if choice.compiled else "off"
             rate = choice.rates.get(choice.backend)
-            if rate is None or evaluations * rows / rate < WORTH_COMPILING:
-                choice.compile_reason = "too few evaluations to repay compiling"
-                return None
-        try:
-            traced = Traced(evaluate, *examples)
-            traced.compile(*examples)
-        except BackendError as error:
-            if self.compile == "on":
-                raise
-            choice.compile_reason = str(error)
-            log.warning("%s", error)
-            return None
-        choice.compiled, choice.compile_reason = True, f"{traced.nodes} operations in one graph"
-        self._compiled[id(prepared), shapes] = traced
-        return traced
+            ahead = evaluations * rows / rate if rate else 0.0
+            traced, choice.compile_reason = compile_where_it_repays(mode, evaluate, examples, seconds=ahead)
+            choice.compiled = traced is not None
+            self._compiled[key] = traced
+        return self._compiled[key]
 
     def row_bytes(self, prepared: Prepared, observation: Observation) -> float:
         """Estimated bytes of one row's evaluation."""
@@ -251,7 +235,7 @@ def _fastest(
     likelihood: Likelihood,
     trial: Trial,
 ) -> Choice:
-    """Leave out what is hopeless by the cost model, verify the rest, and time two evaluations of each."""
+    """Verify, leave out what is hopeless by the cost model, and time two evaluations of each that is left."""
     if len(backends) == 1:
         return Choice("generic", "the only one that serves", refused=refused)
     device = next(iter(observation.update.values())).device
@@ -259,20 +243,22 @@ def _fastest(
     total = evaluations * predicted["generic"]
     if total < WORTH_MEASURING:
         return Choice("generic", f"about {total:.1f} s of work, too little to measure", refused=refused)
-    rates: dict[str, float] = {}
-    for name, backend in backends.items():
-        if predicted[name] > HOPELESS * min(predicted.values()):
-            refused[name] = f"{predicted[name] / min(predicted.values()):.0f} times as slow by the cost model"
-            continue
+    for name in backends:
         try:
             if name != "generic" and isinstance(observation.simulate, LocalGradient):
                 verify(name, observation.simulate, likelihood, observation.known_batch_size())
         except BackendError as error:
             refused[name] = str(error)
+            del predicted[name]
             log.warning("%s", error)
-            continue
-        rates[name] = 1 / trial(backend)
-    best = max(backends, key=lambda name: rates.get(name, 0.0))
+    least = min(predicted.values())
+    rates: dict[str, float] = {}
+    for name, seconds in predicted.items():
+        if seconds > HOPELESS * least:
+            refused[name] = f"{seconds / least:.0f} times as slow by the cost model"
+        else:
+            rates[name] = 1 / trial(backends[name])
+    best = max(predicted, key=lambda name: rates.get(name, 0.0))
     return Choice(best, "the fastest of two evaluations", rates=rates, refused=refused)
 
 

@@ -6,10 +6,8 @@ import torch
 
 from gibench.attacks import GradientMatching
 from gibench.diagnostics import probe_second_derivatives
-from gibench.progress import clock
+from gibench.engine.graph import fastest
 from gibench.runs.plan import Job
-from gibench.search import Objective
-from gibench.search.objective import Variables
 from gibench.types import Observation
 
 CPU = torch.device("cpu")
@@ -43,16 +41,9 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     rows = [(restart, update) for update in range(observation.updates) for restart in range(attack.restarts)][:size]
     objective, start = attack.problem(observation, rows, prepared.backend)
     with torch.enable_grad():
-        objective(start)
-        each = min(_timed(objective, start) for _ in range(3)) / size
+        each = fastest(objective, start, warm_up=1) / size
     total: float = each * updates * attack.restarts * attack.search.evaluations
     return total
-
-
-def _timed(objective: Objective, start: Variables) -> float:
-    begin = clock(objective.value.device)
-    objective(start)
-    return clock(objective.value.device) - begin
 
 
 def in_words(total: float) -> str:
