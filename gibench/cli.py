@@ -1,4 +1,4 @@
-"""The command line: `gibench quickstart`, `run`, `fit` and `doctor`. Heavy imports wait until a command is chosen."""
+"""The command line: `gibench quickstart`, `run`, `compare`, `fit`, `doctor`. Heavy imports wait for a command."""
 
 import argparse
 import sys
@@ -98,6 +98,18 @@ def _parser() -> _Parser:
     run.add_argument("--limit", type=int, metavar="N", help="attack at most N updates in each cell")
     run.add_argument("--logger", default="csv", help="csv (default), wandb, or wandb-offline")
     run.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
+
+    compare = commands.add_parser(
+        "compare",
+        parents=[common],
+        help="compare two runs image by image",
+        description="Print the paired differences of two runs of the same attacks on the same images: two precisions, "
+        "back ends, versions or machines.",
+    )
+    compare.add_argument("reference", type=Path, metavar="REFERENCE", help="a run folder")
+    compare.add_argument("other", type=Path, metavar="OTHER", help="the run folder that is held against it")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there, too")
+    compare.add_argument("--panel", type=Path, metavar="FILE", help="enter it there, as in gibench/parity.json (R14)")
 
     fit = commands.add_parser(
         "fit",

@@ -11,7 +11,10 @@ from rich.console import Console
 
 from gibench import diagnostics
 from gibench.errors import ConfigurationError
+from gibench.runs.compare import RecordedRun, print_comparison, unpaired, write_comparison
+from gibench.runs.compare import compare as compare_runs
 from gibench.runs.configuration import attack_name, cells, find, load
+from gibench.runs.parity import write_panel
 from gibench.runs.plan import parse, plan
 from gibench.runs.run import Run
 from gibench.victims.training import fit_victim
@@ -59,6 +62,22 @@ def run(options: argparse.Namespace) -> int:
             download=options.command == "run",
             console=CONSOLE,
         )()
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Compare two runs and, where that is asked for, enter the result into the panel of rule R14."""
+    reference, other = RecordedRun(options.reference), RecordedRun(options.other)
+    comparisons = compare_runs(reference, other)
+    print_comparison(comparisons, CONSOLE, unpaired(reference, other))
+    if options.json:
+        CONSOLE.print(f"json: {write_comparison(comparisons, options.json)}", soft_wrap=True, markup=False)
+    for entry in write_panel(comparisons, reference, other, options.panel) if options.panel else ():
+        CONSOLE.print(
+            f"{entry.architecture}: {entry.precision} on {entry.device} is {entry.verdict} {entry.tolerance:g} dB",
+            soft_wrap=True,
+            markup=False,
+        )
     return 0
 
 

@@ -1,11 +1,11 @@
 """Precisions of an attack, and which of them gave the scores of float32 on a fixed panel (rule R14)."""
 
-import json
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from gibench.errors import ConfigurationError
 
@@ -16,7 +16,60 @@ bf16-mixed: the victim's passes in bfloat16; what is searched, distances, priors
 TOLERANCE = 0.5
 """dB: a precision is within it where the whole 95 % interval of the paired PSNR difference to 32-true is."""
 
+REFERENCES = ("32-true", "64-true")
+"""What a precision is held against, and what needs no panel."""
+
+Verdict = Literal["within", "outside"]
 Parity = Literal["reference", "within", "outside", "untested"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Frozen):
+    """One of the two runs behind an entry, as its manifest describes it; psnr: mean over the images, dB."""
+
+    command: str
+    commit: str | None
+    torch: str
+    machine: dict[str, Any]
+    device: str
+    backend: str | None
+    psnr: float
+
+
+class Entry(_Frozen):
+    """What the panel found: a precision against 32-true, on one kind of device and one architecture.
+
+    device: "cpu" or "cuda". difference, low, high: mean over images of PSNR minus that of the reference, and its 95 %
+    interval, in dB. tolerance: TOLERANCE at the time. verdict: `judge`.
+    """
+
+    precision: str
+    device: str
+    architecture: str
+    attack: str
+    images: int
+    updates: int
+    difference: float
+    low: float
+    high: float
+    tolerance: float
+    verdict: Verdict
+    reference: Source
+    other: Source
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What there is one entry of."""
+        return self.precision, self.device, self.architecture
+
+
+class Panel(_Frozen):
+    """The file: all entries."""
+
+    panel: tuple[Entry, ...] = ()
 
 
 def use(precision: str, *, cuda: bool) -> str:
@@ -43,17 +96,17 @@ def current(lightning: str) -> str:
 
 def parity(precision: str, *, device: str, architecture: str) -> Parity:
     """What the panel says of a precision on a kind of device ("cpu", "cuda") for a victim's architecture."""
-    if precision in ("32-true", "64-true"):
+    if precision in REFERENCES:
         return "reference"
-    for entry in panel():
-        if (entry["precision"], entry["device"], entry["architecture"]) == (precision, device, architecture):
-            inside = entry["low"] >= -TOLERANCE and entry["high"] <= TOLERANCE
-            return "within" if inside else "outside"
-    return "untested"
+    return next((judge(e.low, e.high) for e in panel() if e.key == (precision, device, architecture)), "untested")
+
+
+def judge(low: float, high: float) -> Verdict:
+    """Say whether an interval of differences, in dB, lies within the tolerance as a whole."""
+    return "within" if low >= -TOLERANCE and high <= TOLERANCE else "outside"
 
 
 @cache
-def panel() -> list[dict[str, Any]]:
-    """The committed results: one entry for each precision, device and architecture; `gibench parity` writes them."""
-    entries: list[dict[str, Any]] = json.loads(resources.files("gibench").joinpath("parity.json").read_text())["panel"]
-    return entries
+def panel() -> tuple[Entry, ...]:
+    """The committed results: one for each precision, device and architecture; `gibench compare --panel` writes them."""
+    return Panel.model_validate_json(resources.files("gibench").joinpath("parity.json").read_text()).panel

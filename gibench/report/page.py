@@ -68,6 +68,7 @@ def _environment() -> Environment:
         "bounds": words.bounds,
         "memory": _memory,
         "decibels": words.decibels,
+        "doubt": words.doubt,
         "error": lambda value: f"{value:.4f}" if value >= 0.0001 or value == 0 else f"{value:.0e}",
         "percent": words.percent,
         "plain": lambda name: name.removeprefix("floor: "),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
+from gibench.precision import Parity
 from gibench.storage import write_atomically
 from gibench.types import Record
 
@@ -21,6 +22,7 @@ Group = dict[Key, Record]
 
 EXACT_PSNR = 60.0
 """From this PSNR on, in dB, a reconstruction counts as exact: its error, 0.001 RMS, is below half a step of 8 bits."""
+_FROM_BEST: tuple[Parity, ...] = ("reference", "within", "untested", "outside")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Row:
         same images. verdict: see `judge`; "refused" where the attack refused every image. None for floors, and as long
         as there is no floor.
     leads: no attack of the scenario is better than this one beyond noise, on the images that both have (rule R8).
+    precision: of the attack. parity: what the panel of rule R14 says of it (see `Record`), the worst of the images.
     gradient_evaluations, seconds: per image.
     """
 
@@ -64,6 +67,8 @@ class Row:
     margin: Interval | None
     verdict: Verdict | None
     leads: bool
+    precision: str
+    parity: Parity
     gradient_evaluations: float
     seconds: float
 
@@ -155,6 +160,8 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
         margin=margin,
         verdict=verdict,
         leads=kind == "attack" and _leads(attack, attacks),
+        precision=", ".join(sorted({record.precision for record in records})),
+        parity=max((record.parity for record in records), key=_FROM_BEST.index),
         gradient_evaluations=statistics.fmean(record.gradient_evaluations for record in records),
         seconds=statistics.fmean(record.seconds for record in records),
     )

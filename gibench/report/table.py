@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gibench.report.summary import Row
-from gibench.report.words import amount, bounds, decibels, percent, signed
+from gibench.report.words import amount, bounds, decibels, doubt, percent, signed
 
 _COLUMNS = {"n": 5, "PSNR, dB": 20, "above": 7, "SSIM": 4, "recovered, %": 13, "labels": 6, "grads": 6, "s": 5}
 _ORDER = {"attack": 0, "control": 1, "floor": 2, "oracle": 3}
+_DOUBT = " †"
 _VERDICTS = {
     "no leak measured": "no leak",
     "leak in part": "in part",
@@ -48,6 +49,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         markup=False,
         width=width,
     )
+    if doubts := sorted({said for row in rows if (said := doubt(row))}):
+        console.print(f"{_DOUBT.strip()} {'; '.join(doubts)} (rule R14).", style="yellow", markup=False, width=width)
 
 
 def _cells(row: Row) -> list[Text]:
@@ -55,7 +58,7 @@ def _cells(row: Row) -> list[Text]:
     success = percent(row.success.value)
     given_update = row.kind in ("attack", "control")
     return [
-        Text(row.attack.removeprefix("floor: ")),
+        Text(row.attack.removeprefix("floor: ") + (_DOUBT if doubt(row) else "")),
         Text(f"{row.images:,}"),
         Text(decibels(row.psnr)),
         Text(_VERDICTS.get(row.verdict or "", above)),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from gibench.metrics.intervals import Interval
+from gibench.precision import TOLERANCE
 from gibench.report.summary import Row
 
 NO_BREAK = "\u00a0"
@@ -117,6 +118,15 @@ def _floor(row: Row) -> str:
     above = row.margin.value if row.margin else None
     value = (row.psnr.value or 0.0) - (above or 0.0)
     return f"{(row.floor or '').removeprefix('floor: ')}, {signed(value)} dB"
+
+
+def doubt(row: Row) -> str | None:
+    """Say why the precision of a row does not stand for 32-true (rule R14), or None where it does."""
+    if row.parity == "untested":
+        return f"{row.precision} was not held against 32-true on such a victim and device"
+    if row.parity == "outside":
+        return f"{row.precision} is not within {TOLERANCE:g} dB of 32-true on such a victim and device"
+    return None
 
 
 def batch(rows: Sequence[Row]) -> str:

@@ -167,6 +167,18 @@ def test_floors_alone(write_run: WriteRun) -> None:
     assert "Risk" not in text
 
 
+def test_a_precision_that_was_not_tested_is_named_beside_its_attack(write_run: WriteRun) -> None:
+    text = Page(write_report(write_run({"ig": 0.1}, precision="bf16-mixed", parity="untested"))).text
+    assert "ig bf16-mixed: untested" in text
+    assert "Its numbers do not stand for those of 32-true." in text
+
+
+def test_a_tested_precision_is_not_marked(write_run: WriteRun) -> None:
+    text = Page(write_report(write_run({"ig": 0.1}, precision="bf16-mixed", parity="within"))).text
+    assert "bf16-mixed:" not in text
+    assert "do not stand for those of 32-true" not in text
+
+
 def test_only_failures_without_lpips(write_run: WriteRun, record: MakeRecord) -> None:
     folder = write_run(
         {"ig": 0.4}, status="diverged", lpips_alex=None, ssim=None, objective=None, label_inferred=None, pictures=True

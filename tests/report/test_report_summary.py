@@ -187,8 +187,8 @@ def test_the_table_on_disk(record: MakeRecord, tmp_path: Path) -> None:
     assert list(ig) == [
         "scenario", "attack", "kind", "images", "updates", "psnr", "psnr_low", "psnr_high", "psnr_median", "ssim",
         "lpips_alex", "lpips_vgg", "mse", "success", "success_low", "success_high", "exact", "failures", "oracle_gap",
-        "label_accuracy", "floor", "margin", "margin_low", "margin_high", "verdict", "leads", "gradient_evaluations",
-        "seconds",
+        "label_accuracy", "floor", "margin", "margin_low", "margin_high", "verdict", "leads", "precision",
+        "parity", "gradient_evaluations", "seconds",
     ]  # fmt: skip
     assert (ig["attack"], ig["kind"], ig["images"], ig["psnr"], ig["psnr_median"]) == ("ig", "attack", "3", "20", "20")
     assert ig["psnr_low"] == f"{only(rows, 'ig').psnr.low:.6g}"
@@ -216,3 +216,13 @@ def test_an_attack_that_refused_has_recovered_nothing(record: MakeRecord) -> Non
     row = only(summarize(floor + diverged), "dlg")
     assert (row.success.value, row.exact) == (0.5, 0.0)
     assert row.verdict != "refused"
+
+
+def test_a_precision_is_as_good_as_its_worst_image(record: MakeRecord, tmp_path: Path) -> None:
+    mixed = {"precision": "bf16-mixed", "parity": "within"}
+    rows = summarize([record(update=0, **mixed), record(update=1, **mixed | {"parity": "untested"})])
+    write_summary_csv(rows, tmp_path / "summary.csv")
+    [line] = csv.DictReader((tmp_path / "summary.csv").open())
+    assert (line["precision"], line["parity"]) == ("bf16-mixed", "untested")
+    [row] = summarize([record(update=0, parity="outside"), record(update=1, parity="untested")])
+    assert row.parity == "outside"

@@ -109,3 +109,13 @@ def test_the_table_fits_100_columns_and_says_who_clears_the_floor(record: MakeRe
 def test_names_are_not_markup_in_the_terminal(record: MakeRecord) -> None:
     records = records_of(record, "[red]x[/red]", [15.0, 16.0])
     assert "[red]x[/red]" in printed(records)
+
+
+def test_a_precision_that_does_not_stand_for_32_true_is_marked(record: MakeRecord) -> None:
+    mixed = [record("ig", update, precision="bf16-mixed", parity="untested") for update in range(3)]
+    assert "ig †" in printed(mixed)
+    assert "† bf16-mixed was not held against 32-true" in " ".join(printed(mixed).split())
+    failed = [found.model_copy(update={"parity": "outside"}) for found in mixed]
+    assert "bf16-mixed is not within 0.5 dB of 32-true" in " ".join(printed(failed).split())
+    held = [found.model_copy(update={"parity": "within"}) for found in mixed]
+    assert "†" not in printed(held)
