@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gibench.attacks.base import Attack
 from gibench.engine import Backend, Engine, Prepared
+from gibench.engine.backends import precise
 from gibench.engine.graph import fastest
 from gibench.engine.memory import is_out_of_memory
 from gibench.errors import ConfigurationError, RefusalError
@@ -110,7 +111,7 @@ class GradientMatching(Attack):
             objective=match[chosen, update],
             gradient_evaluations=evaluations.sum(0).cpu(),
             candidates=images if self.restarts > 1 else None,
-            backend=str(prepared.choice),
+            backend=None if self.likelihood.reads == "nothing" else str(prepared.choice),
         )
 
     def prepare(self, observation: Observation) -> Prepared:
@@ -134,7 +135,7 @@ class GradientMatching(Attack):
         budget = self.engine.budget(first.device)
         if row > budget:
             raise ConfigurationError(
-                f"one update needs about {row / GIB:.2f} GiB, memory_gib allows {budget / GIB:.2f}; raise it."
+                f"one update needs about {row / GIB:.2g} GiB, memory_gib allows {budget / GIB:.2g}; raise it."
             )
         fitting = min(int(budget // row), prepared.choice.row_limit or sys.maxsize)
         if fitting >= self.restarts:
@@ -181,7 +182,7 @@ class GradientMatching(Attack):
         """Search rows together."""
         objective, start = self.problem(observation, rows, prepared.backend)
         objective.capture = self.engine.compile != "off"
-        with torch.enable_grad():
+        with torch.enable_grad(), precise(objective.value):  # the search itself is never in mixed precision
             if self.search.fixed_rows:
                 objective.fast = self.engine.compiled(
                     prepared,
@@ -206,6 +207,10 @@ class GradientMatching(Attack):
         rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
         if self.restarts > 1:  # whole updates, since restarts may share what is observed
             count = max(1, count // self.restarts) * self.restarts
+        device = next(iter(observation.update.values())).device
+        fitting = max(1, int(self.engine.budget(device) // observation.bytes_per_update))
+        if count > fitting:
+            count = fitting - fitting % self.restarts or fitting
         objective, start = self.problem(observation, rows[:count], backend)
         with torch.enable_grad():
             return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])

@@ -4,11 +4,16 @@ from gibench.attacks.gradient_matching import GradientMatching
 from gibench.engine import Engine
 from gibench.labels import IDLG
 from gibench.likelihoods import Gaussian
-from gibench.search import LBFGS, Pixels
+from gibench.search import LBFGS, LineSearchName, Pixels
 
 
 def idlg(
-    *, steps: int = 300, target: float | None = 1e-6, restarts: int = 1, engine: Engine | None = None
+    *,
+    steps: int = 300,
+    target: float | None = 1e-6,
+    line_search: LineSearchName = "none",
+    restarts: int = 1,
+    engine: Engine | None = None,
 ) -> GradientMatching:
     """Read the label off the last layer, then run DLG on the image alone. For B = 1.
 
@@ -17,13 +22,14 @@ def idlg(
 
     Args:
         steps: L-BFGS calls.
+        line_search: of L-BFGS, for each image by itself; the published code has none.
         target: the distance at which a row stops; None goes on.
         restarts: independent starts; the published code has one.
         engine: how it is computed; None is `Engine()`.
     """
     return GradientMatching(
         likelihood=Gaussian(),
-        search=LBFGS(steps=steps, target=target),
+        search=LBFGS(steps=steps, target=target, line_search=line_search),
         labels=IDLG(),
         pixels=Pixels(start="normal", box=False),
         restarts=restarts,

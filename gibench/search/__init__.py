@@ -2,8 +2,8 @@
 
 from gibench.search.adam import Adam
 from gibench.search.base import Search
-from gibench.search.lbfgs import LBFGS
+from gibench.search.lbfgs import LBFGS, LineSearchName
 from gibench.search.objective import Objective
 from gibench.search.pixels import Pixels
 
-__all__ = ["LBFGS", "Adam", "Objective", "Pixels", "Search"]
+__all__ = ["LBFGS", "Adam", "LineSearchName", "Objective", "Pixels", "Search"]

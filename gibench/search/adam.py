@@ -20,7 +20,7 @@ class Adam(Search):
     """Adam (Kingma and Ba 2015), betas 0.9 and 0.999, on every row at once.
 
     Rows may finish early, which no published attack does: every 50 steps, those below `target` and those that have not
-    improved for `patience` steps are left out of what is computed.
+    improved for `patience` steps are finished: they count no more, and are left out of what is computed.
 
     Args:
         steps: iterations.
@@ -83,6 +83,7 @@ class _Rows:
         self.last = {name: value.clone() for name, value in start.items()}
         first = next(iter(start.values()))
         self.value = first.new_full((len(first),), torch.inf)
+        self.searched = torch.ones(len(first), dtype=torch.bool, device=first.device)
         self.rows: Tensor | None = None  # which rows the variables are; None is all
         self.rate = first.new_tensor(settings.rate)
         self._begin({})
@@ -98,15 +99,16 @@ class _Rows:
         if settings.target is None and settings.patience is None:
             return True
         rows = torch.arange(len(self.value), device=self.value.device) if self.rows is None else self.rows
-        going = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        going = self.searched[rows]
         if settings.target is not None:
             going &= ~(objective.value[rows] < settings.target)
         if settings.patience is not None:
             going &= objective.evaluations[rows] - objective.improved[rows] < settings.patience
+        self._save()
+        self.searched[rows] = objective.searched[rows] = going  # in place, since captured kernels read them
         if not going.any():
             return False
         if going.float().mean() <= COMPACT:
-            self._save()
             self.rows = rows[going]
             state = {name: dict(self.optimizer.state[value]) for name, value in self.variables.items()}
             self.variables = {name: value[going].clone() for name, value in self.variables.items()}
@@ -139,12 +141,15 @@ class _Rows:
         self.optimizer.step()
         for name, projected in objective.project(variables).items():
             variables[name].copy_(projected)
-        self.value[slice(None) if self.rows is None else self.rows] = value
+        where = slice(None) if self.rows is None else self.rows
+        self.value[where] = torch.where(self.searched[where], value, self.value[where])
 
     def _save(self) -> None:
-        """Write the present rows among all."""
+        """Write the present rows among all; those that have finished stay where they were."""
+        where = slice(None) if self.rows is None else self.rows
         for name, variable in self.variables.items():
-            self.last[name][slice(None) if self.rows is None else self.rows] = variable
+            searched = self.searched[where].reshape(-1, *[1] * (variable.ndim - 1))
+            self.last[name][where] = torch.where(searched, variable, self.last[name][where])
 
 
 def _pick(tensor: Tensor, rows: Tensor) -> Tensor:

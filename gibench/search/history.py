@@ -30,9 +30,11 @@ class History:
         self.scale = like.new_ones(rows)  # gamma
         self.count = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.next = torch.zeros_like(self.count)
+        self.added: tuple[Tensor, Tensor, Tensor] | None = None  # change, rows and slots whose products are missing
 
     def add(self, step: Tensor, change: Tensor, rows: Tensor) -> None:
         """Store a pair (R, n) for those of `rows` (R,), bool, whose curvature s . y is positive enough."""
+        self._settle()
         curvature = (step * change).sum(1)
         index = torch.nonzero(rows & (curvature > MINIMUM_CURVATURE)).flatten()
         if not len(index):
@@ -43,25 +45,17 @@ class History:
         self.scale[index] = curvature[index] / change[index].square().sum(1)
         self.next[index] = (slot + 1) % self.size
         self.count[index] = (self.count[index] + 1).clamp(max=self.size)
-        used = int(self.count.max())
-        # Products for all rows and then a choice: choosing first would copy the whole history.
-        steps_change = _dots(self.steps[:, :used], change)[index]
-        changes_step = _dots(self.changes[:, :used], step)[index]
-        changes_change = _dots(self.changes[:, :used], change)[index]
-        self.step_change[index, :used, slot] = steps_change
-        self.step_change[index, slot, :used] = changes_step
-        self.change_change[index, :used, slot] = changes_change
-        self.change_change[index, slot, :used] = changes_change
+        self.added = change, index, slot
 
     def apply(self, gradient: Tensor) -> Tensor:
         """Multiply (R, n) by each row's inverse Hessian."""
         used = int(self.count.max())
         if not used:
             return gradient
+        by_step, by_change = self._multiply(gradient)
         steps, changes = self.steps[:, :used], self.changes[:, :used]
         upper, gram, order = self._ordered(used)
-        by_step = _dots(steps, gradient).gather(1, order)[..., None]
-        by_change = _dots(changes, gradient).gather(1, order)[..., None]
+        by_step, by_change = by_step.gather(1, order)[..., None], by_change.gather(1, order)[..., None]
         gamma = self.scale[:, None, None]
         a = torch.linalg.solve_triangular(upper, by_step, upper=True)
         right = upper.diagonal(dim1=1, dim2=2)[..., None] * a - gamma * (by_change - gram @ a)
@@ -73,6 +67,7 @@ class History:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` (r,), ascending indexes, alone. In place: a copy would need as much memory again."""
+        self._settle()
         for row, source in enumerate(rows.tolist()):
             if row != source:
                 self.steps[row] = self.steps[source]
@@ -80,6 +75,27 @@ class History:
         self.steps, self.changes = self.steps[: len(rows)], self.changes[: len(rows)]
         self.step_change, self.change_change = self.step_change[rows], self.change_change[rows]
         self.scale, self.count, self.next = self.scale[rows], self.count[rows], self.next[rows]
+
+    def _multiply(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return S g and Y g, (R, used); on the same pass over the history, enter the products of the last added pair.
+
+        Of a new pair, y with every s and y is needed, but s with older y is not: it lies below R's diagonal.
+        """
+        used = int(self.count.max())
+        vectors = gradient[..., None] if self.added is None else torch.stack([gradient, self.added[0]], 2)
+        by_step, by_change = self.steps[:, :used] @ vectors, self.changes[:, :used] @ vectors
+        if self.added is not None:
+            _, index, slot = self.added
+            self.step_change[index, :used, slot] = by_step[index, :, 1]
+            self.change_change[index, :used, slot] = by_change[index, :, 1]
+            self.change_change[index, slot, :used] = by_change[index, :, 1]
+            self.added = None
+        return by_step[..., 0], by_change[..., 0]
+
+    def _settle(self) -> None:
+        """Enter the products of the last added pair now, where no gradient came by."""
+        if self.added is not None:
+            self._multiply(self.added[0])
 
     def _ordered(self, used: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the triangle R and the Gram matrix of y, oldest pair first, and that order (R, used).
@@ -98,8 +114,3 @@ class History:
         )
         empty = place >= self.count[:, None]
         return torch.triu(upper) + torch.diag_embed(empty.to(upper.dtype)), gram, order
-
-
-def _dots(vectors: Tensor, vector: Tensor) -> Tensor:
-    """Inner products of (R, m, n) with (R, n): (R, m). In this order of factors a CPU is ten times as fast."""
-    return (vector[:, None] @ vectors.mT).squeeze(1)

@@ -17,7 +17,12 @@ from gibench.search.history import History
 from gibench.search.line_search import MOST_HALVINGS, LineSearch, Ray, backtracking, fixed, strong_wolfe
 from gibench.search.objective import Objective, Variables
 
-LINE_SEARCHES: dict[str, LineSearch] = {"none": fixed, "backtracking": backtracking, "strong_wolfe": strong_wolfe}
+LineSearchName = Literal["none", "backtracking", "strong_wolfe"]
+LINE_SEARCHES: dict[LineSearchName, LineSearch] = {
+    "none": fixed,
+    "backtracking": backtracking,
+    "strong_wolfe": strong_wolfe,
+}
 
 
 class LBFGS(Search):
@@ -54,7 +59,7 @@ class LBFGS(Search):
         tolerance_gradient: float = 1e-7,
         tolerance_change: float = 1e-9,
         target: float | None = None,
-        line_search: Literal["none", "backtracking", "strong_wolfe"] = "none",
+        line_search: LineSearchName = "none",
         float64: bool = False,
     ) -> None:
         super().__init__()

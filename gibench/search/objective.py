@@ -93,8 +93,13 @@ class Objective:
         self.evaluations = torch.zeros(len(self.owner), dtype=torch.int64, device=first.device)
         self.improved = torch.zeros_like(self.evaluations)
         """The evaluation at which each row was last better than before."""
+        self.searched = torch.ones_like(self.evaluations, dtype=torch.bool)
+        """Rows that still count; what is evaluated of the others, to keep the shapes, changes nothing."""
         self.fast: Callable[[Variables, Known], tuple[Evaluation, Tensor]] | None = None
         """A compiled form of `evaluate`, for all rows together."""
+        device = first.device.type
+        self.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        """The precision that surrounds the construction: the victim's passes run in it, whatever surrounds a call."""
         self.capture = True
         """Whether a search may replay its steps from captured kernels, where the device can."""
         self.all = self._rows(range(len(self.owner)))
@@ -121,7 +126,8 @@ class Objective:
         if self.likelihood.reads == "nothing":
             match = self.likelihood({}, {"rows": self.value.new_zeros(len(guess.images))})
         else:
-            match = self.backend(self.likelihood, guess.images, guess.labels, known.update, known.squares)
+            with torch.autocast(self.value.device.type, self.autocast, enabled=self.autocast is not None):
+                match = self.backend(self.likelihood, guess.images, guess.labels, known.update, known.squares)
         with precise(self.value):
             value = sum((prior(guess.images, observation) for prior in self.priors), start=match)
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
@@ -135,9 +141,10 @@ class Objective:
         """The tensors of some rows; those of the last selection are kept, because searches repeat it."""
         if rows is None:
             return self.all
-        if self._chosen is None or not torch.equal(self._chosen[0], rows):
-            self._chosen = rows, self._rows(rows.tolist())
-        return self._chosen[1]
+        chosen = self._chosen
+        if chosen is None or not (chosen[0] is rows or torch.equal(chosen[0], rows)):  # `is` reads no device
+            chosen = self._chosen = rows, self._rows(rows.tolist())
+        return chosen[1]
 
     def _rows(self, rows: Sequence[int]) -> Rows:
         owners = [self.owner[row] for row in rows]
@@ -161,8 +168,8 @@ class Objective:
                 name: tensor.new_zeros(len(self.owner), *tensor.shape[1:]) for name, tensor in variables.items()
             }
         where = slice(None) if rows is None else rows
-        self.evaluations[where] += 1
-        better = value < self.value[where]  # false for NaN
+        self.evaluations[where] += self.searched[where].long()
+        better = (value < self.value[where]) & self.searched[where]  # false for NaN
         first = self.evaluations[where] == 1  # a row that never is finite keeps its start
         self.value[where] = torch.where(better, value, self.value[where])
         self.match[where] = torch.where(better, match, self.match[where])
