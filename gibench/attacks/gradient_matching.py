@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from typing import NamedTuple
 
@@ -24,7 +25,6 @@ from gibench.seeding import derive, normal_rows
 from gibench.types import Observation, Reconstruction
 from gibench.victims import Victim
 
-GIB = 2**30
 FEW_ROWS, MANY_ROWS = 16, 64  # with which back ends are timed: many where few take little
 LITTLE = 0.2  # seconds
 
@@ -80,7 +80,7 @@ class GradientMatching(Attack):
         self.labels = labels
         self.pixels = pixels or Pixels()
         self.restarts = restarts
-        self.engine: Engine = engine or Engine()
+        self.engine: Engine = copy(engine) if engine else Engine()  # what it compiles is this attack's alone
         self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
 
     def forward(self, observation: Observation) -> Reconstruction:
@@ -116,28 +116,21 @@ class GradientMatching(Attack):
 
     def prepare(self, observation: Observation) -> Prepared:
         """Let the engine choose how this observation's rows are computed."""
-        evaluations = observation.updates * self.restarts * self.search.evaluations
+        numbers = torch.Size(observation.image_shape).numel() + observation.num_classes
+        element = next(iter(observation.update.values())).element_size()
         return self.engine.prepare(
             observation,
             self.likelihood,
             restarts=self.restarts,
-            evaluations=evaluations,
+            evaluations=observation.updates * self.restarts * self.search.evaluations,
+            state_bytes=self.search.state_copies * observation.known_batch_size() * numbers * element,
             trial=partial(self._trial, observation),
         )
 
     def rows_at_once(self, observation: Observation, prepared: Prepared) -> int:
         """How many rows fit the memory budget together: whole updates, or parts of one that divide its restarts."""
-        size = observation.known_batch_size()
-        variables = size * (torch.Size(observation.image_shape).numel() + observation.num_classes)
-        first = next(iter(observation.update.values()))
-        row = self.engine.row_bytes(prepared, observation)
-        row += self.search.state_copies * variables * first.element_size()
-        budget = self.engine.budget(first.device)
-        if row > budget:
-            raise ConfigurationError(
-                f"one update needs about {row / GIB:.2g} GiB, memory_gib allows {budget / GIB:.2g}; raise it."
-            )
-        fitting = min(int(budget // row), prepared.choice.row_limit or sys.maxsize)
+        budget = self.engine.budget(next(iter(observation.update.values())).device)
+        fitting = min(int(budget // prepared.row_bytes), prepared.choice.row_limit or sys.maxsize)
         if fitting >= self.restarts:
             return fitting - fitting % self.restarts
         return max(part for part in range(1, fitting + 1) if self.restarts % part == 0)
@@ -205,12 +198,9 @@ class GradientMatching(Attack):
 
     def _timed(self, observation: Observation, backend: Backend, count: int) -> float:
         rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
-        if self.restarts > 1:  # whole updates, since restarts may share what is observed
-            count = max(1, count // self.restarts) * self.restarts
-        device = next(iter(observation.update.values())).device
-        fitting = max(1, int(self.engine.budget(device) // observation.bytes_per_update))
-        if count > fitting:
-            count = fitting - fitting % self.restarts or fitting
+        budget = self.engine.budget(next(iter(observation.update.values())).device)
+        count = min(max(count, self.restarts), max(1, int(budget // observation.bytes_per_update)))
+        count = count - count % self.restarts or count  # whole updates, since restarts may share what is observed
         objective, start = self.problem(observation, rows[:count], backend)
         with torch.enable_grad():
             return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from gibench.victims import Victim
 
-BUDGET = 4 * 2**30
+GIB = 2**30
+
+BUDGET = 4 * GIB
 """Bytes that the simulation of the private updates keeps to; an attack states its own."""
 
 # Tensors of the size of the parameters, and of the activations, alive at the peak of a simulated update and its
