@@ -92,11 +92,15 @@ class Problem(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A choice, the back end it names, and the estimated bytes of one row, the search's included."""
+    """A choice and the back end that it names.
+
+    row_bytes: estimated, of one row, the search's state included. kind: of the problem that all this holds for.
+    """
 
     choice: Choice
     backend: Backend
     row_bytes: float
+    kind: tuple[Any, ...]
 
 
 def choose(problem: Problem, wanted: Literal["auto", "generic", "rules", "gram"]) -> Prepared:
@@ -109,7 +113,7 @@ def choose(problem: Problem, wanted: Literal["auto", "generic", "rules", "gram"]
     observation, likelihood = problem.observation, problem.likelihood
     if likelihood.reads == "nothing":
         idle = GenericBackend(observation.simulate)
-        return Prepared(Choice("generic", "no update is simulated"), idle, problem.state)
+        return Prepared(Choice("generic", "no update is simulated"), idle, problem.state, problem.kind())
     if wanted == "auto":
         backends, refused = _able(problem)
     else:
@@ -129,7 +133,7 @@ def choose(problem: Problem, wanted: Literal["auto", "generic", "rules", "gram"]
         choice = _forced(problem, wanted, backends[wanted])
     else:
         choice = _fastest(problem, backends, refused, costs)
-    return Prepared(choice, backends[choice.backend], needed[choice.backend])
+    return Prepared(choice, backends[choice.backend], needed[choice.backend], problem.kind())
 
 
 def _forced(problem: Problem, name: BackendName, backend: Backend) -> Choice:

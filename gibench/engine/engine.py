@@ -51,6 +51,7 @@ class Engine:
         self.choice: Choice | None = None
         """The last choice."""
         self.recalled: Choice | None = None
+        self._settled = False  # whether the recalled choice says whether to compile
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self._compiled: dict[tuple[Any, ...], Traced | None] = {}
 
@@ -61,6 +62,8 @@ class Engine:
     def recall(self, choice: Choice) -> None:
         """Keep to a choice that was made before, as a resumed run does, so that its rows are computed in one way."""
         self.recalled = self.choice = choice
+        self._settled = choice.compile_reason != NOT_TRIED
+        self._prepared = {kind: old for kind, old in self._prepared.items() if old.choice.backend == choice.backend}
 
     def prepare(
         self,
@@ -88,13 +91,12 @@ class Engine:
         """
         device = next(iter(observation.update.values())).device
         problem = Problem(observation, likelihood, restarts, evaluations, trial, state_bytes, self.budget(device))
-        key = problem.kind()
-        if key not in self._prepared:
-            found = choose(problem, self.recalled.backend if self.recalled else self.backend)
-            if self.recalled and likelihood.reads != "nothing":
-                found = found._replace(choice=self.recalled)
-            self._prepared[key] = found
-        found = self._prepared[key]
+        kind = problem.kind()
+        if kind not in self._prepared:
+            self._prepared[kind] = choose(problem, self.recalled.backend if self.recalled else self.backend)
+        found = self._prepared[kind]
+        if self.recalled and likelihood.reads != "nothing":
+            found = self._prepared[kind] = found._replace(choice=self.recalled)
         if isinstance(found.backend, GenericBackend):
             found.backend.simulate = observation.simulate
         self.choice = found.choice
@@ -122,15 +124,14 @@ class Engine:
         """
         choice = prepared.choice
         shapes = tuple(tensor.shape for tensor in pytree.tree_leaves(examples) if isinstance(tensor, torch.Tensor))
-        key = id(prepared), shapes
+        key = prepared.kind, shapes
         if key not in self._compiled:
-            mode = self.compile
-            if self.recalled is choice and choice.compile_reason != NOT_TRIED:
-                mode = "on" if choice.compiled else "off"
+            settled = self.recalled is choice and self._settled
+            mode = ("on" if choice.compiled else "off") if settled else self.compile
             rate = choice.rates.get(choice.backend)
             ahead = evaluations * rows / rate if rate else 0.0
             traced, reason = compile_where_it_repays(mode, evaluate, examples, seconds=ahead)
-            if not choice.compiled:  # a smaller last chunk may not be worth it any more
+            if not settled and not choice.compiled:  # a smaller last chunk may not be worth it any more
                 choice.compiled, choice.compile_reason = traced is not None, reason
             self._compiled[key] = traced
         return self._compiled[key]

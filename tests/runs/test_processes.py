@@ -131,6 +131,8 @@ def test_two_processes_record_what_one_does_killed_or_not(gibench: Command, odd:
     assert printed.count("report: ") == 1
     assert rows(two) == rows(one)
     assert table(two) == table(one)
+    for left, right in zip(manifest(two)["cells"], manifest(one)["cells"], strict=True):
+        assert left == right
     assert manifest(two) == manifest(one)
     assert {cell["processes"] for cell in json.loads((two / "manifest.json").read_text())["cells"]} == {2}
     assert not shares(two)
