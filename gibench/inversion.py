@@ -9,7 +9,7 @@ from gibench.clients import Client
 from gibench.diagnostics import probe_second_derivatives
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.metrics import ImageQuality
-from gibench.precision import current, parity
+from gibench.precision import current, exact, parity
 from gibench.progress import clock
 from gibench.scoring import Scored, Scorer
 from gibench.types import Batch
@@ -71,7 +71,7 @@ class GradientInversion(LightningModule):
         """Observe, attack and score one group of updates."""
         batch = batch.to(self.client.victim.mean.dtype)
         with torch.enable_grad():
-            with self._exact():  # mixed precision is the attacker's saving, not the client's rounding
+            with exact(batch.images.device.type):  # mixed precision is the attacker's saving, not the client's rounding
                 observation = self.client(batch)  # what the server sees
             start = clock(batch.images.device)
             try:
@@ -79,9 +79,5 @@ class GradientInversion(LightningModule):
             except RefusalError as refusal:
                 return self.scorer.refused(self.name, str(refusal), batch)
         seconds = clock(batch.images.device) - start
-        with self._exact():
+        with exact(batch.images.device.type):
             return self.scorer(self.name, reconstruction, batch, seconds=seconds)
-
-    def _exact(self) -> torch.autocast:
-        """Leave Lightning's mixed precision for a moment."""
-        return torch.autocast(self.client.victim.mean.device.type, enabled=False)

@@ -1,5 +1,7 @@
 """Precisions of an attack, and which of them gave the scores of float32 on a fixed panel (rule R14)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from gibench.errors import ConfigurationError
 
 PRECISIONS = ("32-true", "64-true", "tf32", "bf16-mixed")
-"""32-true: float32 throughout. 64-true: float64. tf32: float32 whose products are rounded to 10 bits (NVIDIA GPUs).
+"""32-true: float32 throughout. 64-true: float64. tf32: float32 whose convolutions are rounded to 10 bits (NVIDIA GPUs).
 bf16-mixed: the victim's passes in bfloat16; what is searched, distances, priors and the optimizer in float32."""
 
 TOLERANCE = 0.5
@@ -84,7 +86,7 @@ def use(precision: str, *, cuda: bool) -> str:
         raise ConfigurationError("tf32 is a precision of NVIDIA GPUs; choose another --precision.")
     rounded = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = rounded  # PyTorch's default rounds convolutions
-    torch.backends.cuda.matmul.allow_tf32 = rounded
+    torch.backends.cuda.matmul.allow_tf32 = False  # distances and L-BFGS are made of matrix products
     return "32-true" if rounded else precision
 
 
@@ -92,6 +94,18 @@ def current(lightning: str) -> str:
     """The precision in force, from Lightning's name and PyTorch's switches."""
     rounded = torch.cuda.is_available() and torch.backends.cudnn.allow_tf32
     return "tf32" if rounded and lightning == "32-true" else lightning
+
+
+@contextmanager
+def exact(device: str) -> Iterator[None]:
+    """Compute in full precision for a moment: outside autocast, and without rounded convolutions."""
+    rounded = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = rounded
 
 
 def parity(precision: str, *, device: str, architecture: str) -> Parity:

@@ -1,5 +1,7 @@
 """Gradient matching: search the images whose simulated update explains the observed one. The engine of most attacks."""
 
+import gc
+import math
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -90,15 +92,14 @@ class GradientMatching(Attack):
         rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
         parts = []
         while rows:
-            size = self.rows_at_once(observation, prepared)
-            try:
-                parts.append(self._search(observation, rows[:size], prepared))
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or min(size, len(rows)) == 1:
-                    raise
-                self.engine.halve(prepared.choice, min(size, len(rows)))
-                continue
-            rows = rows[size:]
+            size = min(self.rows_at_once(observation, prepared), len(rows))
+            found = self._search_if_memory_lasts(observation, rows[:size], prepared)
+            if found is None:
+                gc.collect()  # what did not fit is let go of
+                self.engine.halve(prepared.choice, size)
+            else:
+                parts.append(found)
+                rows = rows[size:]
         images, labels, match, evaluations = (
             torch.cat(part).unflatten(0, (-1, self.restarts)).transpose(0, 1) for part in zip(*parts, strict=True)
         )
@@ -171,20 +172,38 @@ class GradientMatching(Attack):
         )
         return objective, start
 
-    def _search(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> Found:
-        """Search rows together."""
+    def ready(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> tuple[Objective, Variables]:
+        """The problem of the given rows, in the form in which it is searched: compiled where that repays."""
         objective, start = self.problem(observation, rows, prepared.backend)
         objective.capture = self.engine.compile != "off"
+        if not self.search.fixed_rows:
+            self.engine.leave_uncompiled(prepared, "this search evaluates ever other numbers of rows")
+            return objective, start
+        with torch.enable_grad(), precise(objective.value):
+            objective.fast = self.engine.compiled(
+                prepared,
+                objective.evaluate,
+                start,
+                objective.all.known,
+                evaluations=self.search.evaluations,
+                rows=len(rows),
+            )
+        return objective, start
+
+    def _search_if_memory_lasts(
+        self, observation: Observation, rows: Sequence[Row], prepared: Prepared
+    ) -> Found | None:
+        """Search rows together; None where several are too many."""
+        try:
+            return self._search(observation, rows, prepared)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+            return None
+
+    def _search(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> Found:
+        objective, start = self.ready(observation, rows, prepared)
         with torch.enable_grad(), precise(objective.value):  # the search itself is never in mixed precision
-            if self.search.fixed_rows:
-                objective.fast = self.engine.compiled(
-                    prepared,
-                    objective.evaluate,
-                    start,
-                    objective.all.known,
-                    evaluations=self.search.evaluations,
-                    rows=len(rows),
-                )
             self.search(objective, start)
         images, labels = objective.decode(objective.best)
         images = images.clamp(0, 1)
@@ -201,9 +220,14 @@ class GradientMatching(Attack):
         budget = self.engine.budget(next(iter(observation.update.values())).device)
         count = min(max(count, self.restarts), max(1, int(budget // observation.bytes_per_update)))
         count = count - count % self.restarts or count  # whole updates, since restarts may share what is observed
-        objective, start = self.problem(observation, rows[:count], backend)
-        with torch.enable_grad():
-            return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])
+        try:
+            objective, start = self.problem(observation, rows[:count], backend)
+            with torch.enable_grad():
+                return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return self._timed(observation, backend, count // 2) if count > self.restarts else math.inf
 
 
 def white_box(observation: Observation) -> Victim:

@@ -65,7 +65,10 @@ class FedAvg(Client):
         return for_each_update(local_training, images, labels)
 
     def attacker_simulate(self) -> Simulate:
-        """The client's own steps where they are known, one gradient of the whole batch where they are not."""
+        """The client's own steps where they are known, one gradient of the whole batch where they are not.
+
+        A single step on the whole batch is a gradient, too, and is given as one where `local_batch_size` is None.
+        """
         if self.threat_model.local_steps == "unknown":
             return LocalGradient(self.victim)
         whole = self.steps == 1 and self.local_batch_size is None

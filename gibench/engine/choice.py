@@ -117,7 +117,7 @@ def choose(problem: Problem, wanted: Literal["auto", "generic", "rules", "gram"]
     if wanted == "auto":
         backends, refused = _able(problem)
     else:
-        backends, refused = {wanted: build(wanted, observation.simulate, likelihood)}, {}
+        backends, refused = {wanted: _build(problem, wanted)}, {}
     costs = _costs(backends, problem)
     each = {name: observation.bytes_per_update if name == "generic" else costs[name].peak for name in backends}
     needed = {name: problem.state + size for name, size in each.items()}
@@ -136,6 +136,13 @@ def choose(problem: Problem, wanted: Literal["auto", "generic", "rules", "gram"]
     return Prepared(choice, backends[choice.backend], needed[choice.backend], problem.kind())
 
 
+def _build(problem: Problem, name: BackendName) -> Backend:
+    likelihood = problem.likelihood
+    if name == "gram" and likelihood.cancels and problem.dtype != torch.float64:
+        raise BackendError(f"{type(likelihood).__name__} from inner products needs float64; choose 'rules' or 64-true.")
+    return build(name, problem.observation.simulate, likelihood)
+
+
 def _forced(problem: Problem, name: BackendName, backend: Backend) -> Choice:
     """The choice of one back end, with its rate where there is much to do: compiling is decided by it."""
     _verify(problem, name)
@@ -145,19 +152,15 @@ def _forced(problem: Problem, name: BackendName, backend: Backend) -> Choice:
 
 def _able(problem: Problem) -> tuple[dict[BackendName, Backend], dict[str, str]]:
     """Build the back ends that may be chosen; say what stands against the others."""
-    simulate, likelihood = problem.observation.simulate, problem.likelihood
-    backends: dict[BackendName, Backend] = {"generic": GenericBackend(simulate)}
+    backends: dict[BackendName, Backend] = {"generic": GenericBackend(problem.observation.simulate)}
     refused: dict[str, str] = {}
     for name in FASTER:
         try:
-            backends[name] = build(name, simulate, likelihood)
+            backends[name] = _build(problem, name)
         except BackendError as error:
             refused[name] = str(error)
             if isinstance(error, UnsupportedLayerError):
                 log.warning("back end %r cannot serve this victim, the generic one does: %s", name, error)
-    if likelihood.cancels and problem.dtype != torch.float64 and "gram" in backends:
-        del backends["gram"]
-        refused["gram"] = f"{type(likelihood).__name__} from inner products needs float64"
     return backends, refused
 
 
@@ -165,8 +168,8 @@ def _fastest(
     problem: Problem, backends: dict[BackendName, Backend], refused: dict[str, str], costs: dict[BackendName, Cost]
 ) -> Choice:
     """Verify, leave out what is hopeless by the cost model, and time two evaluations of each that is left."""
-    if len(backends) == 1:
-        return Choice(next(iter(backends)), "the only one that serves", refused=refused)
+    if set(backends) == {"generic"}:
+        return Choice("generic", "the only one that serves", refused=refused)
     predicted = {name: costs[name].seconds(problem.device) for name in backends}
     total = problem.evaluations * max(predicted.values())
     if "generic" in backends and total < WORTH_MEASURING:
@@ -178,6 +181,9 @@ def _fastest(
             refused[name] = str(error)
             del predicted[name]
             log.warning("%s", error)
+    if not predicted:
+        why = "; ".join(refused.values())
+        raise BackendError(f"no back end serves this victim within the budget ({why}); raise memory_gib.")
     least = min(predicted.values())
     rates: dict[str, float] = {}
     for name, seconds in predicted.items():
@@ -201,4 +207,5 @@ def _costs(backends: Mapping[BackendName, Backend], problem: Problem) -> dict[Ba
     if not tapes:
         return {}
     layers = layer_costs(tapes[0], problem.observation.known_batch_size())
-    return {name: cost(name, layers, restarts=problem.restarts, element=problem.dtype.itemsize) for name in backends}
+    element, unfolds = problem.dtype.itemsize, problem.device.type != "cpu"
+    return {name: cost(name, layers, restarts=problem.restarts, element=element, unfolds=unfolds) for name in backends}

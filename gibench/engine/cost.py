@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gibench.engine.convolution import NARROW
 from gibench.engine.rules.linear import gram_is_cheaper
 from gibench.engine.tape import Tape
 
@@ -69,7 +70,14 @@ def layer_costs(tape: Tape, batch_size: int) -> list[LayerCost]:
     return costs
 
 
-def cost(name: Literal["generic", "rules", "gram"], layers: list[LayerCost], *, restarts: int, element: int) -> Cost:
+def cost(
+    name: Literal["generic", "rules", "gram"],
+    layers: list[LayerCost],
+    *,
+    restarts: int,
+    element: int,
+    unfolds: bool = False,
+) -> Cost:
     """Model one evaluation of one row.
 
     In units of a forward pass: forward 1, delta 1, weight gradient 1, and backwards through each of them 1, 2 and 1,
@@ -80,6 +88,7 @@ def cost(name: Literal["generic", "rules", "gram"], layers: list[LayerCost], *, 
         layers: from `layer_costs`.
         restarts: rows that share an observed update.
         element: bytes of a number.
+        unfolds: whether wide layers are unfolded too, as on an accelerator.
     """
     flops = traffic = held = 0.0
     for layer in layers:
@@ -94,4 +103,6 @@ def cost(name: Literal["generic", "rules", "gram"], layers: list[LayerCost], *, 
             flops += (8 if name == "generic" else 7) * layer.flops
             traffic += _EXPLICIT_PASSES * layer.parameters + activations
             held += (8 if name == "generic" else 6) * layer.parameters + activations
+            if name != "generic" and (unfolds or layer.parameters <= NARROW):
+                held += 4 * layer.rows * layer.inputs
     return Cost(flops, element * traffic, element * held)

@@ -51,13 +51,14 @@ class Engine:
         self.choice: Choice | None = None
         """The last choice."""
         self.recalled: Choice | None = None
+        self._found: dict[torch.device, float] = {}
         self._settled = False  # whether the recalled choice says whether to compile
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self._compiled: dict[tuple[Any, ...], Traced | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies of an attack prepare for themselves."""
-        return {**self.__dict__, "_prepared": {}, "_compiled": {}}
+        return {**self.__dict__, "_prepared": {}, "_compiled": {}, "_found": {}}
 
     def recall(self, choice: Choice) -> None:
         """Keep to a choice that was made before, as a resumed run does, so that its rows are computed in one way."""
@@ -127,7 +128,7 @@ class Engine:
         key = prepared.kind, shapes
         if key not in self._compiled:
             settled = self.recalled is choice and self._settled
-            mode = ("on" if choice.compiled else "off") if settled else self.compile
+            mode = ("again" if choice.compiled else "off") if settled and self.compile == "auto" else self.compile
             rate = choice.rates.get(choice.backend)
             ahead = evaluations * rows / rate if rate else 0.0
             traced, reason = compile_where_it_repays(mode, evaluate, examples, seconds=ahead)
@@ -136,11 +137,21 @@ class Engine:
             self._compiled[key] = traced
         return self._compiled[key]
 
+    def leave_uncompiled(self, prepared: Prepared, reason: str) -> None:
+        """Note why nothing is compiled, and say so where the user wants it to be."""
+        prepared.choice.compile_reason = reason
+        if self.compile == "on":
+            log.warning("nothing is compiled: %s.", reason)
+
     def halve(self, choice: Choice, rows: int) -> None:
         """Note that `rows` rows together ran out of memory; from now on half of them go together."""
         choice.row_limit = rows // 2
         log.warning("%d rows together ran out of memory; going on with %d.", rows, choice.row_limit)
 
     def budget(self, device: torch.device) -> float:
-        """Bytes for the rows that are searched together."""
-        return 0.8 * free_bytes(device) if self.memory_gib is None else self.memory_gib * GIB
+        """Bytes for the rows that are searched together; found once, before the search itself takes memory."""
+        if self.memory_gib is not None:
+            return self.memory_gib * GIB
+        if device not in self._found:
+            self._found[device] = 0.8 * free_bytes(device)
+        return self._found[device]

@@ -58,7 +58,7 @@ class Traced:
         self.shapes = [getattr(each, "shape", None) for each in flat]
         try:
             self.graph: GraphModule = make_fx(flattened, tracing_mode="real")(*flat)
-        except RuntimeError as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise _failed("tracing", error) from error
@@ -98,7 +98,7 @@ def _failed(what: str, error: Exception) -> BackendError:
 
 
 def compile_where_it_repays(
-    mode: Literal["auto", "off", "on"],
+    mode: Literal["auto", "off", "on", "again"],
     function: Callable[..., Any],
     examples: tuple[Any, ...],
     *,
@@ -107,7 +107,8 @@ def compile_where_it_repays(
     """Trace and compile, where that is wanted; return what is to be called instead of the function, and why.
 
     Args:
-        mode: "auto" compiles where the time to come repays it, and keeps what is faster.
+        mode: "auto" compiles where the time to come repays it, and keeps what is faster; "again" does what was decided
+            before, if this machine can.
         function: a pure function of trees of tensors.
         examples: its arguments.
         seconds: that its calls would still take; 0 where nobody knows.

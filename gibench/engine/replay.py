@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from gibench.engine.memory import is_out_of_memory
+
 log = logging.getLogger("gibench")
 
 WARM_UP = 3  # steps on a side stream before the capture, as torch asks for
@@ -24,6 +26,7 @@ class Replay:
 
     def __init__(self, step: Callable[[], None], device: torch.device, *, capture: bool = True) -> None:
         self.step = step
+        self.device = device
         self.capture = capture and device.type == "cuda"
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -32,30 +35,34 @@ class Replay:
         """Make one step."""
         if self.graph is not None:
             self.graph.replay()
-            return
-        self.calls += 1
-        if not self.capture:
+        elif self.capture:
+            with torch.cuda.device(self.device):
+                self._begin()
+        else:
             self.step()
-        elif self.calls <= WARM_UP:
+
+    def _begin(self) -> None:
+        """Warm up on a side stream; then capture the step, which does not run it, and replay it once."""
+        self.calls += 1
+        if self.calls <= WARM_UP:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self.step()
             torch.cuda.current_stream().wait_stream(side)
-        else:
-            self._record()
-
-    def _record(self) -> None:
-        """Capture the step, which does not run it, and replay it once."""
+            return
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 self.step()
         except RuntimeError as error:
-            log.warning(
-                "the step cannot be captured (%s); every kernel is launched by itself.", str(error).split("\n")[0]
-            )
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).split("\n")[0]
+            log.warning("the step cannot be captured (%s); every kernel is launched by itself.", reason)
             self.capture = False
+        if not self.capture:
+            del graph
             torch.cuda.synchronize()
             self.step()
             return

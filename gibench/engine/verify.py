@@ -31,7 +31,7 @@ def _verify(name: str, simulate: LocalGradient, likelihood: Likelihood, batch_si
     try:
         victim, tolerance = deepcopy(simulate.victim).double(), _EXACT
         victim(victim.mean.new_full((2, *victim.image_shape), 0.5))
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # a type or a device that has no float64
         victim, tolerance = simulate.victim, _ROUNDED
     exact = LocalGradient(victim, scale=simulate.scale)
     size = min(batch_size, 2)

@@ -165,7 +165,7 @@ def _differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[str,
         return
     for name in sorted(first.keys() | second.keys()):
         inner = f"{path}.{name}" if path else name
-        if name in _NOT_COMPARED:
+        if name in _NOT_COMPARED and not path.endswith("threat_model"):
             continue
         if name in first and name in second:
             yield from _differences(first[name], second[name], inner)

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 
-from gibench.attacks import GradientMatching
+from gibench.attacks import GradientMatching, WrongUpdate
 from gibench.diagnostics import probe_second_derivatives
 from gibench.engine.graph import fastest
 from gibench.runs.plan import Job
@@ -22,7 +22,7 @@ def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: st
     Raises:
         SecondDerivativeError: when the victim cannot be attacked this way; so every job is tried before the first runs.
     """
-    attack = job.attack
+    attack = job.attack.attack if isinstance(job.attack, WrongUpdate) else job.attack
     if not isinstance(attack, GradientMatching) or attack.likelihood.reads == "nothing" or not updates:
         return 0.0
     client = deepcopy(job.client).double() if precision == "64-true" else job.client
@@ -39,7 +39,7 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     prepared = attack.prepare(observation)
     size = min(observation.updates * attack.restarts, attack.rows_at_once(observation, prepared))
     rows = [(restart, update) for update in range(observation.updates) for restart in range(attack.restarts)][:size]
-    objective, start = attack.problem(observation, rows, prepared.backend)
+    objective, start = attack.ready(observation, rows, prepared)
     with torch.enable_grad():
         each = fastest(objective, start, warm_up=1) / size
     total: float = each * updates * attack.restarts * attack.search.evaluations

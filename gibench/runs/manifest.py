@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gibench.diagnostics import package_versions
+from gibench.engine import Choice
 from gibench.errors import RecordError
 from gibench.metrics import ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
@@ -94,6 +95,43 @@ def availability(quality: ImageQuality, jobs: Sequence[Job]) -> dict[str, str]:
         for name, why in quality.availability_for(job.data.image_shape).items():
             reasons[name] = why if reasons.get(name, AVAILABLE) == AVAILABLE else reasons[name]
     return reasons
+
+
+def find_cell(manifest: dict[str, Any], job: Job) -> dict[str, Any] | None:
+    """The manifest's entry of a job, where it has one."""
+    cells: list[dict[str, Any]] = manifest["cells"]
+    return next((cell for cell in cells if (cell["scenario"], cell["attack"]) == (job.scenario, job.name)), None)
+
+
+def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
+    """The entry of a job that has not begun."""
+    return {
+        "scenario": job.scenario,
+        "attack": job.name,
+        "configuration": job.configuration,
+        "threat_model": job.client.threat_model.model_dump(),
+        "victim": job.client.victim.fingerprint(),
+        "data": job.data.describe(),
+        "precision": precision,
+        "device": None,
+        "processes": 1,
+        "engine": None,
+        "seconds": 0.0,
+        "gradient_evaluations": 0.0,
+        "peak_memory_bytes": 0,
+    }
+
+
+def note_engine(cell: dict[str, Any], job: Job) -> None:
+    """Enter what the attack's engine chose, where it has."""
+    if job.attack.engine and job.attack.engine.choice:
+        cell["engine"] = asdict(job.attack.engine.choice)
+
+
+def recall_engine(job: Job, cell: dict[str, Any] | None) -> None:
+    """Let a run go on in the way in which it was begun."""
+    if job.attack.engine and cell and cell.get("engine"):
+        job.attack.engine.recall(Choice(**cell["engine"]))
 
 
 def add_up(cell: dict[str, Any], records: Sequence[Record]) -> None:

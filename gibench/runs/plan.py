@@ -38,6 +38,10 @@ class Job:
         )
         settings = tree["data"].get("init_args", {})
         tree["data"]["init_args"] = {name: value for name, value in settings.items() if name not in harmless}
+        engine = tree["attack"].get("init_args", {}).get("engine")
+        if engine:  # how much memory it may take changes no result
+            kept = {name: value for name, value in engine.items() if name != "memory_gib"}
+            tree["attack"]["init_args"] = {**tree["attack"]["init_args"], "engine": kept}
         return tree
 
 

@@ -5,7 +5,7 @@ and what is recorded. Over gloo, on GPUs as well, because it waits for slow proc
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -69,9 +69,16 @@ class Processes:
             "use_distributed_sampler": False,  # the data module gives each process its groups
         }
 
-    def first_before_others(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
         """Let the first process go through the block alone: it may download what the others then find."""
-        return self._in_turn()
+        if not self.is_first:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.is_first:
+                self.wait()
 
     def wait(self) -> None:
         """Return once every process is here."""
@@ -89,14 +96,6 @@ class Processes:
         values: list[Any] | None = [None] * self.count if self.is_first else None
         torch.distributed.gather_object(value, values, dst=FIRST)
         return values or []
-
-    @contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        if not self.is_first:
-            self.wait()
-        yield
-        if self.is_first:
-            self.wait()
 
     def _options(self) -> dict[str, Any]:
         """Of both of Lightning's strategies. A supervised process knows its rank, whatever else runs on the cluster."""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from gibench.data import ImageDataModule
-from gibench.engine import Choice
 from gibench.inversion import GradientInversion
 from gibench.metrics import Floors, ImageQuality
 from gibench.precision import use
@@ -27,10 +25,14 @@ from gibench.runs.manifest import (
     availability,
     check_settings,
     digest,
+    find_cell,
     forget_peak_memory,
+    new_cell,
     new_manifest,
+    note_engine,
     now,
     peak_memory,
+    recall_engine,
 )
 from gibench.runs.plan import Job
 from gibench.runs.processes import Processes
@@ -127,6 +129,7 @@ class Run:
         """Say what a long run will cost, and which processes it leaves idle."""
         costs, groups = [], [0]
         for job in self.jobs:
+            recall_engine(job, find_cell(self.manifest, job))
             left = self._left(job.data, self._finished(job.data, job.scenario, job.name))
             groups.append(len(job.data.predict_dataloader()))
             turns = -(-groups[-1] // self.processes.count)
@@ -160,30 +163,22 @@ class Run:
         self.journal.merge(job.scenario, job.name, job.data.update_ids())
         if first and peaks:
             cell["device"], cell["processes"] = str(self.processes.device), self.processes.count
-            cell["engine"] = (
-                asdict(job.attack.engine.choice) if job.attack.engine and job.attack.engine.choice else None
-            )
+            note_engine(cell, job)
             cell["peak_memory_bytes"] = max(cell["peak_memory_bytes"], *peaks)
             add_up(cell, self.folder.records.records)
             self.folder.save_manifest(self.manifest)
 
     def _settle_engine(self, job: Job, cell: Tree) -> None:
-        """Let all processes, and a run that goes on, compute in the way that was chosen first."""
+        """Let all processes compute in the way that the first one chose, and note it before anything is recorded."""
         engine = job.attack.engine
         if engine is None:
             return
-        recorded = cell.get("engine")
-        choice = self.processes.tell(Choice(**recorded) if recorded else engine.choice)
-        if choice is not None:
+        choice = self.processes.tell(engine.choice)
+        if choice is not None and not self.processes.is_first:
             engine.recall(choice)
         if self.processes.is_first:
-            self._note_engine(job, cell)
+            note_engine(cell, job)
             self.folder.save_manifest(self.manifest)
-
-    @staticmethod
-    def _note_engine(job: Job, cell: Tree) -> None:
-        if job.attack.engine and job.attack.engine.choice:
-            cell["engine"] = asdict(job.attack.engine.choice)
 
     def _predict(self, job: Job) -> int:
         """Attack this process's groups and return its peak memory in bytes."""
@@ -249,25 +244,9 @@ class Run:
 
     def _cell(self, job: Job) -> Tree:
         """The manifest's entry of a job, made where it is new."""
-        entries: list[Tree] = self.manifest["cells"]
-        for entry in entries:
-            if (entry["scenario"], entry["attack"]) == (job.scenario, job.name):
-                return entry
-        new: Tree = {
-            "scenario": job.scenario,
-            "attack": job.name,
-            "configuration": job.configuration,
-            "threat_model": job.client.threat_model.model_dump(),
-            "victim": job.client.victim.fingerprint(),
-            "data": job.data.describe(),
-            "precision": str(self.precision),
-            "device": None,
-            "processes": 1,
-            "engine": None,
-            "seconds": 0.0,
-            "gradient_evaluations": 0.0,
-            "peak_memory_bytes": 0,
-        }
-        entries.append(new)
-        self.folder.save_manifest(self.manifest)
-        return new
+        cell = find_cell(self.manifest, job)
+        if cell is None:
+            cell = new_cell(job, precision=self.precision)
+            self.manifest["cells"].append(cell)
+            self.folder.save_manifest(self.manifest)
+        return cell

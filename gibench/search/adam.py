@@ -61,11 +61,15 @@ class Adam(Search):
     def forward(self, objective: Objective, start: Variables) -> None:
         """See `Search`."""
         rows = _Rows(self, objective, start)
-        for step in range(self.steps):
-            if step % CHECK == 0 and step and not rows.go_on():
-                break
-            rows.step(self.rate * self.factor(step))
-            report(Step(step + 1, self.steps, rows.value, rows.images))
+        try:
+            for step in range(self.steps):
+                if step % CHECK == 0 and step and not rows.go_on():
+                    report(Step(self.steps, self.steps, rows.value, rows.images))
+                    break
+                rows.step(self.rate * self.factor(step))
+                report(Step(step + 1, self.steps, rows.value, rows.images))
+        finally:
+            del rows.move  # it holds the rows, and a captured graph with its memory
 
     def factor(self, step: int) -> float:
         """The schedule's factor on the rate before iteration `step`, counted from 0."""

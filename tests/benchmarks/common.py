@@ -1,8 +1,8 @@
 """What the benchmarks share: victims, updates to attack, a clock, and the machine's ceilings."""
 
 import json
+import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -18,8 +18,8 @@ from gibench.attacks import GradientMatching, inverting_gradients
 from gibench.clients import FedSGD
 from gibench.clients.batch_norm import has_batch_norm
 from gibench.engine import Engine
-from gibench.search import Adam, Objective
-from gibench.search.objective import Variables
+from gibench.runs.manifest import peak_memory
+from gibench.search import Adam
 from gibench.types import Batch, Observation, ThreatModel
 from gibench.victims import Victim, convnet64, lenet, mlp, resnet18, resnet20
 
@@ -51,13 +51,12 @@ def observe(victim: Victim, updates: int, batch_size: int) -> Observation:
 
 
 class Ours:
-    """Inverting Gradients on all updates together, as the suite runs it.
+    """Inverting Gradients on all updates together, as the suite runs it for 24,000 steps.
 
     Args:
         observation: the updates.
         engine: how.
         restarts: rows for each update.
-        long: whether the engine is to choose, and perhaps compile, as for 24,000 steps.
     """
 
     def __init__(self, observation: Observation, engine: Engine, *, restarts: int = 1) -> None:
@@ -66,19 +65,10 @@ class Ours:
         self.rows = observation.updates * restarts
         at_once = self.attack.rows_at_once(observation, prepared)
         rows = [(restart, update) for update in range(observation.updates) for restart in range(restarts)]
-        self.parts: list[tuple[Objective, Variables]] = []
-        for first in range(0, len(rows), at_once):
-            objective, start = self.attack.problem(observation, rows[first : first + at_once], prepared.backend)
-            with torch.enable_grad():
-                objective.fast = engine.compiled(
-                    prepared,
-                    objective.evaluate,
-                    start,
-                    objective.all.known,
-                    evaluations=24_000,
-                    rows=len(rows[first : first + at_once]),
-                )
-            self.parts.append((objective, start))
+        self.parts = [
+            self.attack.ready(observation, rows[first : first + at_once], prepared)
+            for first in range(0, len(rows), at_once)
+        ]
         self.choice, self.at_once = prepared.choice, min(at_once, len(rows))
 
     def run(self, steps: int) -> None:
@@ -101,21 +91,23 @@ def seconds(function: Callable[[], Any], device: torch.device | None = None) -> 
     return time.perf_counter() - begin
 
 
-def resident() -> int:
-    """Peak bytes of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def resident(device: torch.device) -> int:
+    """Bytes that are held now: on the device, or by this process (the peak so far where the system does not say)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else peak_memory(device)
 
 
-def ceilings(dtype: torch.dtype = torch.float32) -> dict[str, float]:
+def ceilings(device: torch.device) -> dict[str, float]:
     """GFLOP/s of a convolution (64 to 64 channels, 3x3, 32 images of 32x32) and of a matrix product (2048 cubed)."""
-    images = torch.rand(32, 64, 32, 32, dtype=dtype)
-    weight = torch.rand(64, 64, 3, 3, dtype=dtype)
-    square = torch.rand(2048, 2048, dtype=dtype)
+    images = torch.rand(32, 64, 32, 32, device=device)
+    weight = torch.rand(64, 64, 3, 3, device=device)
+    square = torch.rand(2048, 2048, device=device)
 
     def best(function: Callable[[], Tensor], flops: float) -> float:
         function()
-        return flops / min(seconds(function) for _ in range(5)) / 1e9
+        return flops / min(seconds(function, device) for _ in range(5)) / 1e9
 
     return {
         "convolution": best(lambda: F.conv2d(images, weight, padding=1), 2 * 32 * 32 * 32 * 64 * 64 * 9),

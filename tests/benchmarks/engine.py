@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gibench.allocator import keep_large_blocks
 from gibench.engine import Engine
+from gibench.runs.manifest import peak_memory
 
 CASES = {  # victim, B -> updates attacked together, restarts of each
     "lenet, B = 1": ("lenet", 1, 64, 1),
@@ -44,11 +45,11 @@ def measure(case: str, settings: argparse.Namespace) -> dict[str, Any]:
     name, batch_size, updates, restarts = CASES[case]
     victim = VICTIMS[name]().eval().to(device)
     observation = observe(victim, updates, batch_size)
-    model = resident()
+    model = resident(device)
     ours = Ours(observation, Engine(backend=settings.backend, compile=settings.compile), restarts=restarts)
     ours.run(1)
-    peak = resident() - model
-    peer = one_at_a_time(case)
+    peak = peak_memory(device) - model
+    peer = one_at_a_time(case, device)
     peer.step()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         victim(torch.rand(batch_size, *victim.image_shape, device=device))
@@ -61,7 +62,7 @@ def measure(case: str, settings: argparse.Namespace) -> dict[str, Any]:
         rounds["ours"].append(ours.rows * steps / seconds(lambda: ours.run(steps), device))
         rounds["peer"].append(images / seconds(lambda: [peer.step() for _ in range(images)], device))
     rates = {side: median(values) for side, values in rounds.items()}
-    top = ceilings()
+    top = ceilings(device)
     return {
         "victim": name,
         "batch_size": batch_size,
@@ -80,14 +81,14 @@ def measure(case: str, settings: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def one_at_a_time(case: str) -> OneAtATime:
+def one_at_a_time(case: str, device: torch.device) -> OneAtATime:
     """The other side, on the first update of the case."""
     name, batch_size, *_ = CASES[case]
-    victim = VICTIMS[name]().eval()
+    victim = VICTIMS[name]().eval().to(device)
     observation = observe(victim, 1, batch_size)
     assert observation.labels is not None
     observed = [observation.update[key][0] for key, _ in victim.named_parameters()]
-    start = torch.rand(batch_size, *victim.image_shape, generator=torch.Generator().manual_seed(1))
+    start = torch.rand(batch_size, *victim.image_shape, generator=torch.Generator().manual_seed(1)).to(device)
     return OneAtATime(victim.requires_grad_(), observed, observation.labels[0], start, tv=TV)
 
 

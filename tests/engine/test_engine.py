@@ -180,7 +180,33 @@ def test_differences_from_inner_products_need_double_precision(dtype: torch.dtyp
     choice = prepare(Engine(), observe(dtype=dtype), Gaussian(), trial=trial).choice
     single = dtype == torch.float32
     assert choice.backend == ("rules" if single else "gram")
-    assert choice.refused == ({"gram": "Gaussian from inner products needs float64"} if single else {})
+    assert choice.refused == (
+        {"gram": "Gaussian from inner products needs float64; choose 'rules' or 64-true."} if single else {}
+    )
+
+
+def test_differences_from_inner_products_are_not_forced_in_single_precision() -> None:
+    with pytest.raises(BackendError, match="needs float64"):
+        prepare(Engine(backend="gram"), observe(dtype=torch.float32), Gaussian())
+    assert prepare(Engine(backend="gram"), observe(dtype=torch.float64), Gaussian()).choice.backend == "gram"
+
+
+def test_a_choice_that_is_recalled_late_is_kept() -> None:
+    """As by a run that goes on: its engine may have been asked already."""
+    engine, observation = Engine(), observe()
+    assert prepare(engine, observation).choice.backend == "generic"
+    engine.recall(Choice("rules", "before"))
+    prepared = prepare(engine, observation)
+    assert (prepared.choice.reason, prepared.backend.name) == ("before", "rules")
+
+
+@pytest.mark.usefixtures("worthwhile")
+def test_the_last_that_fits_is_verified() -> None:
+    """Where the generic one needs more memory than there is, and the others would give another gradient."""
+    observation = observe(victim_of(Beside))
+    observation = observation.model_copy(update={"bytes_per_update": 10**12})
+    with pytest.raises(BackendError, match="no back end serves this victim within the budget"):
+        prepare(Engine(), observation, trial=Timer())
 
 
 @pytest.mark.usefixtures("worthwhile")

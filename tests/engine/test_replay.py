@@ -1,6 +1,7 @@
 """A step that is replayed: the protocol of the capture, and what is done without."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ class Recorder:
         self.capturable = capturable
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Recorder":
-        for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph", "synchronize"):
+        for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph", "synchronize", "device"):
             monkeypatch.setattr(replay.torch.cuda, name, getattr(self, name))
         return self
 
@@ -75,6 +76,9 @@ class Recorder:
 
     def graph(self, _graph: "Recorder") -> Within:
         return self.Within(self, "capture")
+
+    def device(self, _device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def synchronize(self) -> None:
         self.events.append("synchronize")

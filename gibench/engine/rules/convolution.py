@@ -35,7 +35,7 @@ class ConvolutionRule(Rule[Convolution]):
     def gradients(self, inputs: Tensor, delta: Tensor, updates: int) -> dict[str, Tensor]:
         """See `Rule`."""
         weight = weight_gradients(inputs, delta, updates, self.layer.weight.shape, self.geometry)
-        return {"weight": weight, "bias": _bias(delta, updates)}
+        return {"weight": weight} if self.layer.bias is None else {"weight": weight, "bias": _bias(delta, updates)}
 
     def products(self, inputs: Tensor, delta: Tensor, updates: int, observed: dict[str, Tensor]) -> dict[str, Pair]:
         """See `Rule`; by Gram matrices of patches and delta where that is cheaper than G (two dimensions only)."""

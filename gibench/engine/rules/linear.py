@@ -16,7 +16,8 @@ class LinearRule(Rule[nn.Linear]):
     def gradients(self, inputs: Tensor, delta: Tensor, updates: int) -> dict[str, Tensor]:
         """See `Rule`."""
         a, d = _rows(inputs, updates), _rows(delta, updates)
-        return {"weight": d.mT @ a.to(d.dtype), "bias": d.sum(1)}
+        weight = {"weight": d.mT @ a.to(d.dtype)}
+        return weight if self.layer.bias is None else {**weight, "bias": d.sum(1)}
 
     def products(self, inputs: Tensor, delta: Tensor, updates: int, observed: dict[str, Tensor]) -> dict[str, Pair]:
         """See `Rule`; by Gram matrices of a and delta where that is cheaper than G."""
