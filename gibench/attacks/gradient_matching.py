@@ -172,8 +172,17 @@ class GradientMatching(Attack):
         )
         return objective, start
 
-    def ready(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> tuple[Objective, Variables]:
-        """The problem of the given rows, in the form in which it is searched: compiled where that repays."""
+    def ready(
+        self, observation: Observation, rows: Sequence[Row], prepared: Prepared, *, searches: float = 1.0
+    ) -> tuple[Objective, Variables]:
+        """The problem of the given rows, in the form in which it is searched: compiled where that repays.
+
+        Args:
+            observation: of the updates.
+            rows: some of them.
+            prepared: how they are computed.
+            searches: how many of this size there will be.
+        """
         objective, start = self.problem(observation, rows, prepared.backend)
         objective.capture = self.engine.compile != "off"
         if not self.search.fixed_rows:
@@ -185,7 +194,7 @@ class GradientMatching(Attack):
                 objective.evaluate,
                 start,
                 objective.all.known,
-                evaluations=self.search.evaluations,
+                evaluations=math.ceil(self.search.evaluations * searches),
                 rows=len(rows),
             )
         return objective, start

@@ -18,7 +18,7 @@ log = logging.getLogger("gibench")
 
 WORTH_COMPILING = 60.0  # seconds of evaluations that are still to come
 GAIN = 0.2  # of the time that a compiled evaluation saves for many rows; measured between nothing and a half
-SECONDS_PER_NODE = 0.05  # what compiling takes for each node of the graph; measured between 0.01 and 0.05
+SECONDS_PER_NODE = 0.05  # what compiling takes for each node of the graph, measured between 0.01 and 0.05
 
 
 def fastest(

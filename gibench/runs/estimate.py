@@ -39,7 +39,7 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     prepared = attack.prepare(observation)
     size = min(observation.updates * attack.restarts, attack.rows_at_once(observation, prepared))
     rows = [(restart, update) for update in range(observation.updates) for restart in range(attack.restarts)][:size]
-    objective, start = attack.ready(observation, rows, prepared)
+    objective, start = attack.ready(observation, rows, prepared, searches=updates * attack.restarts / size)
     with torch.enable_grad():
         each = fastest(objective, start, warm_up=1) / size
     total: float = each * updates * attack.restarts * attack.search.evaluations
