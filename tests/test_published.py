@@ -3,6 +3,9 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs" / "results"
@@ -53,3 +56,27 @@ def test_the_published_run_says_how_it_was_made() -> None:
     assert manifest["commit"]
     assert "dirty" not in manifest["commit"]
     assert all(cell["victim"]["weights_sha256"] and cell["data"]["split_hashes"] for cell in manifest["cells"])
+
+
+def speed(case: str, entry: dict[str, Any]) -> str:
+    """What the README shows of one entry of a benchmark."""
+    cells = (
+        case.split(",")[0],
+        str(entry["batch_size"]),
+        f"{entry['rows']} restarts" if entry["restarts"] > 1 else f"{entry['rows']} updates",
+        f"{entry['rate']:,.0f}" if entry["rate"] >= 100 else f"{entry['rate']:.1f}",
+        f"{entry['peer_rate']:,.0f}" if entry["peer_rate"] >= 100 else f"{entry['peer_rate']:.1f}",
+        f"{entry['ratio']:.1f}",
+        entry["backend"],
+        f"{entry['gflops']:,.0f}",
+        f"{entry['peak_memory_gib']:.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+@pytest.mark.parametrize("name", ["engine", "engine-compiled"])
+def test_the_readme_shows_what_the_benchmarks_wrote(name: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text().splitlines()
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    for case, entry in result["cases"].items():
+        assert speed(case, entry) in readme

@@ -83,7 +83,7 @@ class _Rows:
 
     def __init__(self, settings: Adam, objective: Objective, start: Variables) -> None:
         self.settings, self.objective = settings, objective
-        self.variables = {name: value.clone() for name, value in start.items()}
+        self.variables = {name: value.clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         self.last = {name: value.clone() for name, value in start.items()}
         first = next(iter(start.values()))
         self.value = first.new_full((len(first),), torch.inf)
@@ -139,7 +139,8 @@ class _Rows:
         objective, variables = self.objective, self.variables
         value, gradient = objective(variables, self.rows)
         for name, variable in variables.items():
-            variable.grad = gradient[name].sign() if self.settings.signed else gradient[name]
+            slope = gradient[name].contiguous()  # the fused kernel takes variable and gradient for equally laid out
+            variable.grad = slope.sign() if self.settings.signed else slope
         if not self.rate.is_cuda:
             self.optimizer.param_groups[0]["lr"] = float(self.rate)
         self.optimizer.step()

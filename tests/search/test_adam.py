@@ -163,3 +163,26 @@ def test_without_a_target_all_rows_go_on(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bad_patience_is_named() -> None:
     with pytest.raises(ConfigurationError, match="patience is 0; wait at least 1 step"):
         Adam(steps=1, patience=0)
+
+
+def test_a_gradient_of_another_layout_is_the_same_gradient() -> None:
+    """As `vmap` gives it for batches of two: the fused kernel of PyTorch reads memory, whatever the strides."""
+    target = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    class Turned:
+        capture = False
+
+        def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
+            difference = variables["x"] - target
+            gradient = difference.transpose(1, 2).contiguous().transpose(1, 2)
+            assert not gradient.is_contiguous()
+            self.last = variables["x"].clone()
+            return Evaluation(difference.square().flatten(1).sum(1), {"x": gradient})
+
+        @staticmethod
+        def project(variables: Variables) -> Variables:
+            return variables
+
+    objective = Turned()
+    Adam(steps=400, rate=0.02, schedule="constant")(objective, {"x": torch.zeros_like(target)})  # type: ignore[arg-type]
+    torch.testing.assert_close(objective.last, target, rtol=0, atol=1e-3)
