@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gibench.precision import panel
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs" / "results"
 VERDICTS = {"no leak measured": "no leak measured", "leak in part": "in part", "leak": "yes", "refused": "refused"}
@@ -80,3 +82,12 @@ def test_the_readme_shows_what_the_benchmarks_wrote(name: str) -> None:
     result = json.loads((RESULTS / f"{name}.json").read_text())
     for case, entry in result["cases"].items():
         assert speed(case, entry) in readme
+
+
+def test_the_documentation_shows_the_panel() -> None:
+    text = (REPOSITORY / "docs" / "engine.md").read_text()
+    assert panel()
+    for entry in panel():
+        numbers = f"{entry.reference.psnr:.1f} | {entry.other.psnr:.1f} | {entry.difference:.1f} "
+        interval = f"[{entry.low:.1f}, {entry.high:.1f}] | {entry.verdict} |"
+        assert numbers + interval in text

@@ -99,7 +99,7 @@ class _FrozenTransposed(torch.autograd.Function):
 
 
 class _WeightGradients(torch.autograd.Function):
-    """Each update's weight gradient by the native kernel, in a loop; once differentiable."""
+    """Each update's weight gradient by the native kernel, in a loop."""
 
     @staticmethod
     def forward(

@@ -92,7 +92,7 @@ class Run:
             self.manifest = read_manifest(out) or new_manifest(
                 name=name, size=size, command=command, metrics=metrics, success_psnr=SUCCESS_PSNR
             )
-            check_settings(self.manifest, self.jobs, precision=str(precision), folder=out)
+            check_settings(self.manifest, self.jobs, precision=precision, folder=out)
         self.journal = Journal(self.folder, self.processes)
 
     def __call__(self) -> Path:

@@ -105,10 +105,7 @@ class LBFGS(Search):
 class _Rows:
     """The iterates of the rows that are not finished, and one iteration of those that are running.
 
-    Finished rows are dropped from the state between calls, and rows that have left a call are not evaluated in it. The
-    number of evaluated rows is filled up to R, 3/4 R, 9/16 R, ... (rounded down), since to a compiled graph each number
-    is another graph; it is filled with a running row, which the objective counts once, so that what is counted and kept
-    of a row does not depend on the others.
+    Finished rows are dropped from the state between calls, and rows that have left a call are not evaluated in it.
     """
 
     def __init__(self, settings: LBFGS, objective: Objective, start: Variables) -> None:
@@ -190,17 +187,12 @@ class _Rows:
         return Ray(self.point, direction, self.value, self.gradient, project=self._project, evaluate=self._evaluate)
 
     def _evaluate(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate `rows` of `points`, the last of them repeatedly where they are filled up."""
+        """Evaluate `rows` of `points`; what is returned of the others means nothing."""
         running = rows.nonzero().flatten()
-        total, count = len(self.last_value), len(running)
-        size = total
-        while size * 3 // 4 >= count:
-            size = size * 3 // 4
-        index = torch.cat([running, running[-1:].expand(size - count)])
-        ids = None if count == total else self.ids[index]
-        value, gradient = self.objective(self._unflatten(points[index]), ids)
-        values = torch.full_like(self.value, torch.nan).index_copy(0, running, value[:count].to(self.dtype))
-        return values, torch.zeros_like(points).index_copy(0, running, self._flatten(gradient)[:count])
+        ids = None if len(running) == len(self.last_value) else self.ids[running]
+        value, gradient = self.objective(self._unflatten(points[running]), ids)
+        values = torch.full_like(self.value, torch.nan).index_copy(0, running, value.to(self.dtype))
+        return values, torch.zeros_like(points).index_copy(0, running, self._flatten(gradient))
 
     def _finite(self) -> Tensor:
         return self.value.isfinite() & self.gradient.isfinite().all(1)

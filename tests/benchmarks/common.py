@@ -3,9 +3,7 @@
 import json
 import os
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from gibench.attacks import GradientMatching, inverting_gradients
 from gibench.clients import FedSGD
 from gibench.clients.batch_norm import has_batch_norm
 from gibench.engine import Engine
+from gibench.progress import clock
 from gibench.runs.manifest import peak_memory
 from gibench.search import Adam
 from gibench.types import Batch, Observation, ThreatModel
@@ -31,6 +30,7 @@ VICTIMS: dict[str, Callable[[], Victim]] = {
     "convnet64": convnet64,
 }
 TV = 1e-4
+CPU = torch.device("cpu")
 
 
 def observe(victim: Victim, updates: int, batch_size: int) -> Observation:
@@ -79,16 +79,11 @@ class Ours:
                 search(objective, start)
 
 
-def seconds(function: Callable[[], Any], device: torch.device | None = None) -> float:
+def seconds(function: Callable[[], Any], device: torch.device = CPU) -> float:
     """How long a call takes, the device's work included."""
-    cuda = device is not None and device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
+    begin = clock(device)
     function()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return clock(device) - begin
 
 
 def resident(device: torch.device) -> int:
@@ -113,11 +108,6 @@ def ceilings(device: torch.device) -> dict[str, float]:
         "convolution": best(lambda: F.conv2d(images, weight, padding=1), 2 * 32 * 32 * 32 * 64 * 64 * 9),
         "matrix_product": best(lambda: square @ square, 2 * 2048**3),
     }
-
-
-def median(values: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)
 
 
 def write(path: Path | None, result: dict[str, Any]) -> None:

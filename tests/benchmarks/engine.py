@@ -9,10 +9,11 @@ import argparse
 import gc
 import multiprocessing
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from common import TV, VICTIMS, Ours, ceilings, median, observe, resident, seconds, write
+from common import TV, VICTIMS, Ours, ceilings, observe, resident, seconds, write
 from peer import OneAtATime
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,8 +32,6 @@ CASES = {  # victim, B -> updates attacked together, restarts of each
     "mlp, B = 8": ("mlp", 8, 32, 1),
     "resnet18, B = 8": ("resnet18", 8, 4, 1),
 }
-
-
 PASSES = 8  # forward passes that plain autograd's evaluation is worth: 1 + 1 + 1, and 5 for the double backward
 
 

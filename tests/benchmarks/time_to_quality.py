@@ -10,10 +10,11 @@ loop takes the same steps for the same answer; its time is extrapolated from its
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from common import median, seconds, write
+from common import TV, seconds, write
 from peer import OneAtATime
 
 from gibench.allocator import keep_large_blocks
@@ -28,7 +29,6 @@ from gibench.victims import lenet
 PUBLISHED = 24_000
 SHORTER = (600, 1_200, 2_400, 4_800, 9_600)
 NEAR = 0.1  # dB
-TV = 1e-4
 
 
 def main() -> None:

@@ -165,13 +165,11 @@ def test_rows_do_not_feel_each_other(line_search: str) -> None:
 
 @pytest.mark.parametrize("line_search", LINE_SEARCHES)
 def test_finished_rows_are_not_evaluated(line_search: str) -> None:
-    """In few sizes, of which about a third at most fills up."""
     functions = [flat, flat, flat, *[bowl] * 8, rosenbrock]
     objective = searched(functions, starts(12), steps=6, iterations=60, line_search=line_search)
-    assert set(objective.sizes) <= {12, 9, 6, 4, 3, 2, 1}
-    assert objective.sizes[:2] == [12, 9]
+    assert objective.sizes[0] == 12
     assert objective.sizes[-1] == 1
-    assert sum(objective.sizes) <= 1.5 * objective.evaluations.sum()
+    assert sum(objective.sizes) == objective.evaluations.sum()
     for row in range(12):
         assert objective.evaluations[row] == len(objective.path(row))
 
