@@ -8,6 +8,7 @@ that the engine chooses for so many updates.
 
 import argparse
 import multiprocessing
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def draw(curves_of: dict[str, list[dict[str, Any]]]) -> str:
         places = [(float(point["updates"].bit_length() - 1), point["rate"]) for point in points]
         lines.append(Curve(name, f"line{number}", places))
         style.append(f".line{number}{{stroke:{color}}}")
-        legend.append(f'<text x="{60 + 190 * (number % 3)}" y="{-8 - 16 * (number // 3)}" fill="{color}">{name}</text>')
+        legend.append(
+            f'<text x="{60 + 190 * (number % 3)}" y="{-8 - 16 * (number // 3)}" style="fill:{color}">{name}</text>'
+        )
     rates = [point["rate"] for points in curves_of.values() for point in points]
     svg = curves(
         lines,
@@ -60,12 +63,11 @@ def draw(curves_of: dict[str, list[dict[str, Any]]]) -> str:
         y_ticks=decades(rates),
         log_y=True,
     )
-    room = 16 * (1 + (len(lines) - 1) // 3) + 12
+    room = 16 * (1 + (len(lines) - 1) // 3) + 12  # above the drawing, for the legend
     head, rest = str(svg).split(">", 1)
-    head = head.replace(
-        'viewBox="0 0 ',
-        f'xmlns="http://www.w3.org/2000/svg" style="overflow:visible;margin-top:{room}px" viewBox="0 0 ',
-    )
+    _, _, width, height = re.search(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', head).groups()  # type: ignore[union-attr]
+    box = f'viewBox="0 {-room} {width} {float(height) + room:g}"'
+    head = re.sub(r'viewBox="[^"]*"', f'xmlns="http://www.w3.org/2000/svg" {box}', head)
     return f"{head}><style>{''.join(style)}</style>{''.join(legend)}{rest}"
 
 
