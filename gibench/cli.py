@@ -1,4 +1,4 @@
-"""The command line: `gibench quickstart`, `run`, `compare`, `fit`, `doctor`. Heavy imports wait for a command."""
+"""The command line: `gibench run`, `tune`, `compare`, `fit` and others. Heavy imports wait for a command."""
 
 import argparse
 import sys
@@ -123,6 +123,19 @@ def _parser() -> _Parser:
         "config", metavar="CONFIG", help="a YAML file, or a shipped one such as victims/lenet_cifar10.yaml"
     )
     fit.add_argument("--print-config", action="store_true", help="print what would be run, resolved, and stop")
+
+    tune = commands.add_parser(
+        "tune",
+        parents=[common],
+        help="choose the settings of a suite's attacks, on the tune split",
+        description="Search the settings that a suite names under `tune`, each attack with the same number of trials "
+        "on the same tune images; a tune that was stopped goes on with the same command.",
+    )
+    tune.add_argument("config", metavar="CONFIG", help="a suite: a YAML file, or the name of a shipped one")
+    tune.add_argument("--size", default="small", help="of the suite: small (two CPU cores) or full (a GPU)")
+    tune.add_argument("--out", type=Path, metavar="DIR", help="for the trials (runs/tune-NAME-SIZE)")
+    tune.add_argument("--write", type=Path, metavar="FILE", help="for the chosen settings (DIR/NAME-SIZE.yaml)")
+    tune.add_argument("--accelerator", default="auto", help="auto (default), cpu, gpu or mps")
 
     doctor = commands.add_parser(
         "doctor",

@@ -2,10 +2,11 @@
 
 import argparse
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
@@ -13,11 +14,15 @@ from gibench import diagnostics
 from gibench.errors import ConfigurationError
 from gibench.runs.compare import RecordedRun, print_comparison, unpaired, write_comparison
 from gibench.runs.compare import compare as compare_runs
-from gibench.runs.configuration import attack_name, cells, find, load
+from gibench.runs.configuration import find, load
 from gibench.runs.parity import write_panel
 from gibench.runs.plan import parse, plan
+from gibench.runs.processes import Processes
 from gibench.runs.run import Run
-from gibench.victims.training import fit_victim
+from gibench.runs.spaces import read_budget
+from gibench.runs.suite import Cell, attack_name, cells, series, victims
+from gibench.runs.training import parse_training, parse_victims, train, train_victims
+from gibench.runs.tuning import Tuning
 
 CONSOLE = Console(highlight=False)
 if not CONSOLE.is_terminal:
@@ -36,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"--limit is {options.limit}; attack at least 1 update.")
     tree = load(path)
     name = str(tree.get("name", path.stem))
-    found = cells(tree, name=name, size=options.size)
+    found = cells(tree, name=name, size=options.size, file=path)
     if "cells" in tree and _replaces_attack(options.overrides):
         raise ConfigurationError("a suite names its attacks; edit it, or run a configuration of one attack.")
     if "cells" not in tree and _replaces_attack(options.overrides):
@@ -45,18 +50,21 @@ def run(options: argparse.Namespace) -> int:
         resolved = {f"{cell.scenario} x {cell.attack}": parse(cell, options.overrides).as_dict() for cell in found}
         CONSOLE.print(yaml.safe_dump(resolved, sort_keys=False), soft_wrap=True, end="", markup=False)
         return 0
+    trainings = parse_victims(victims(tree, name=name, size=options.size))
     out = options.out or Path("runs") / (f"{name}-{options.size}" if "sizes" in tree else name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on workers and on its own internals
+        processes = Processes(accelerator=options.accelerator, devices=options.devices, nodes=options.nodes)
+        _train_first(trainings, found, options.overrides, processes)
         Run(
             name=name,
             size=options.size,
             command=options.line,
+            series=series(tree, name=name, size=options.size),
+            reference=tree.get("reference"),
             jobs=plan(found, options.overrides, options.limit),
             out=out,
-            accelerator=options.accelerator,
-            devices=options.devices,
-            nodes=options.nodes,
+            processes=processes,
             precision=options.precision,
             logger=_logger(options.logger, name, out),
             download=options.command == "run",
@@ -83,28 +91,55 @@ def compare(options: argparse.Namespace) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Train a victim."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(fit_victim)
     path = find(options.config)
-    try:
-        namespace = parser.parse_object({"out": str(Path("runs") / path.stem), **load(path)})
-        namespace = parser.parse_args(options.overrides, namespace=namespace)
-    except ArgumentError as error:
-        raise ConfigurationError(" ".join(str(error).split())) from error
+    training = parse_training(load(path), options.overrides, out=Path("runs") / path.stem)
     if options.print_config:
-        CONSOLE.print(yaml.safe_dump(namespace.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False)
+        CONSOLE.print(yaml.safe_dump(training.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False)
         return 0
+    for checkpoint in train(training):
+        CONSOLE.print(checkpoint, soft_wrap=True)
+    return 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Choose the settings of a suite's attacks on the tune split."""
+    path = find(options.config)
+    tree = load(path)
+    name = str(tree.get("name", path.stem))
+    found = cells(tree, name=name, size=options.size)
+    budget = read_budget(tree, name=name, size=options.size)
+    trainings = parse_victims(victims(tree, name=name, size=options.size))
+    out = options.out or Path("runs") / f"tune-{name}-{options.size}"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        checkpoints = fit_victim(**parser.instantiate(namespace))
-    for checkpoint in checkpoints:
-        CONSOLE.print(checkpoint, soft_wrap=True)
+        processes = Processes(accelerator=options.accelerator, devices=1, nodes=1)
+        _train_first(trainings, found, (), processes)
+        Tuning(
+            name=name,
+            size=options.size,
+            command=options.line,
+            cells=found,
+            budget=budget,
+            out=out,
+            device=processes.device,
+            console=CONSOLE,
+        )(options.write or out / f"{name}-{options.size}.yaml")
     return 0
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Look at the machine and, where one is given, at a model."""
     return diagnostics.doctor(options.model, image_size=options.image_size)
+
+
+def _train_first(
+    trainings: Mapping[str, Namespace], found: Sequence[Cell], overrides: Sequence[str], processes: Processes
+) -> None:
+    """Train the victims of a suite, once every cell has been read: a mistake shows before anything is trained."""
+    if trainings:
+        for cell in found:
+            parse(cell, overrides)
+        train_victims(trainings, processes, CONSOLE)
 
 
 def _replaces_attack(overrides: list[str]) -> bool:

@@ -73,6 +73,7 @@ class GradientInversion(LightningModule):
         with torch.enable_grad():
             with exact(batch.images.device.type):  # mixed precision is the attacker's saving, not the client's rounding
                 observation = self.client(batch)  # what the server sees
+                batch = self.client.target(batch)  # what an answer is held against
             start = clock(batch.images.device)
             try:
                 reconstruction = self.attack(observation)  # what the attacker makes of it

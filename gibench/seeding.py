@@ -23,6 +23,11 @@ def attacker_seed(seed: int, update_id: str) -> int:
     return derive(seed, "attacker", update_id)
 
 
+def client_seed(seed: int, update_id: str) -> int:
+    """The seed of what the client draws for one update of a scenario, which no attacker is told."""
+    return derive(seed, "client", update_id)
+
+
 def generator(*parts: str | int) -> torch.Generator:
     """Return a CPU generator seeded by `derive(*parts)`."""
     return torch.Generator().manual_seed(derive(*parts))

@@ -19,8 +19,11 @@ from gibench.precision import Parity
 Update = dict[str, Tensor]
 """One tensor of shape (U, *parameter.shape) per parameter name of the victim."""
 
-Simulate = Callable[[Tensor, Tensor], Update]
-"""(images (U, B, C, H, W), labels (U, B) or class probabilities (U, B, K)) -> the updates that they would cause."""
+Simulate = Callable[..., Update]
+"""(images (U, B, C, H, W), labels (U, B) or class probabilities (U, B, K)) -> the updates that they would cause.
+
+What a defense draws at random, it takes as further arguments by name, (U, ...); see `gibench.defenses.Hypothesis`.
+"""
 
 
 class _Frozen(BaseModel):
@@ -98,6 +101,8 @@ class Observation(_Frozen):
     image_shape: (C, H, W). num_classes: K. batch_size: B, or None where it is unknown.
     labels: (U, B) where they are known in order. label_counts: (U, K), int64, where their counts are known; where only
         the set is known, 1 for each class that occurs.
+    defense: the client's defense (`gibench.defenses.Defense`) with its parameters, where it is known.
+    randomness: what the defense drew for these updates, name -> (U, ...), where it is known; each defense says what.
     batch_statistics: where they are shared, BatchNorm layer name -> (U, 2, channels), mean and biased variance, of one
         pass of all B images at the server's weights; clients that train on parts of them normalize by each part's own.
     seeds: U seeds for the attacker's own random numbers.
@@ -115,6 +120,8 @@ class Observation(_Frozen):
     labels: Tensor | None = None
     label_counts: Tensor | None = None
     batch_statistics: dict[str, Tensor] | None = None
+    defense: nn.Module | None = None
+    randomness: dict[str, Tensor] | None = None
     seeds: tuple[int, ...]
     bytes_per_update: int
 
@@ -148,6 +155,7 @@ class Observation(_Frozen):
                 "label_counts": pick(self.label_counts),
                 "batch_statistics": self.batch_statistics
                 and {name: tensor[rows] for name, tensor in self.batch_statistics.items()},
+                "randomness": self.randomness and {name: tensor[rows] for name, tensor in self.randomness.items()},
                 "seeds": tuple(self.seeds[row] for row in rows),
             }
         )

@@ -54,7 +54,7 @@ def test_rooms_import_downwards(file: Path) -> None:
 
 def test_the_layers_name_rooms_that_exist() -> None:
     names = {room(".".join(file.relative_to(REPOSITORY).with_suffix("").parts)) for file in CORE}
-    planned = {"defenses", "hashing"}
+    planned = {"hashing"}
     assert set(LAYER) - planned <= names
 
 

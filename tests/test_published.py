@@ -51,13 +51,70 @@ def test_the_readme_shows_what_the_suite_wrote() -> None:
         assert expected in readme
 
 
-def test_the_published_run_says_how_it_was_made() -> None:
-    manifest = json.loads((RESULTS / "first-small.json").read_text())
-    assert manifest["command"] == "gibench run configs/suites/first.yaml --size small"
+@pytest.mark.parametrize("name", ["first-small", "bayes_optimal-small", "broken_defenses-small"])
+def test_the_published_run_says_how_it_was_made(name: str) -> None:
+    manifest = json.loads((RESULTS / f"{name}.json").read_text())
+    assert manifest["command"] == COMMANDS[name]
     assert manifest["finished"]
     assert manifest["commit"]
     assert "dirty" not in manifest["commit"]
     assert all(cell["victim"]["weights_sha256"] and cell["data"]["split_hashes"] for cell in manifest["cells"])
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The rows of a published CSV file."""
+    with (RESULTS / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def interval(row: dict[str, str], name: str) -> str:
+    """Mean and 95 % interval, as the tables show them."""
+    mean, low, high = (float(row[key]) for key in (name, *BOUNDS[name]))
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+
+
+BOUNDS = {"psnr": ("psnr_low", "psnr_high"), "difference": ("low", "high")}
+
+
+def bayes_table() -> list[str]:
+    """Each scenario of the suite: every attack's mean, and what the Bayes-optimal one has over each other."""
+    names = ("bayes", "bayes-mixture", "l2", "l1", "cosine")
+    rows = {(row["scenario"], row["attack"]): row for row in rows_of("bayes_optimal-small")}
+    gains = {(row["scenario"], row["other"]): row for row in rows_of("bayes_optimal-small-paired")}
+    lines = []
+    for scenario in dict.fromkeys(scenario for scenario, _ in rows):
+        means = [interval(rows[scenario, name], "psnr") if (scenario, name) in rows else "" for name in names]
+        over = [interval(gains[scenario, name], "difference") for name in ("l2", "l1", "cosine")]
+        lines.append("| " + " | ".join((scenario, *means, *over)) + " |")
+    return lines
+
+
+def broken_table(series: str) -> list[str]:
+    """One line for each training step: the victim's accuracy, and the mean of each attack."""
+    manifest = json.loads((RESULTS / "broken_defenses-small.json").read_text())
+    rows = {(row["scenario"], row["attack"]): row for row in rows_of("broken_defenses-small")}
+    accuracy = {cell["scenario"]: cell["victim"]["test_accuracy"] for cell in manifest["cells"]}
+    lines = []
+    for scenario, step in manifest["series"][series]["scenarios"].items():
+        cells = [interval(row, "psnr") for (of, _), row in rows.items() if of == scenario and row["kind"] == "attack"]
+        lines.append(f"| {step} | {100 * accuracy[scenario]:.0f} % | " + " | ".join(cells) + " |")
+    return lines
+
+
+def test_the_documentation_shows_both_experiments() -> None:
+    text = (REPOSITORY / "docs" / "defenses.md").read_text().splitlines()
+    for expected in [*bayes_table(), *(row for name in SERIES for row in broken_table(name))]:
+        assert expected in text
+    readme = (REPOSITORY / "README.md").read_text().splitlines()
+    assert all(row in readme for row in bayes_table())
+
+
+SERIES = ("soteria", "ats", "ats-transformed", "precode")
+COMMANDS = {
+    "first-small": "gibench run configs/suites/first.yaml --size small",
+    "bayes_optimal-small": "gibench run configs/suites/bayes_optimal.yaml --size small",
+    "broken_defenses-small": "gibench run configs/suites/broken_defenses.yaml --size small",
+}
 
 
 def speed(case: str, entry: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The README is run: its Python blocks as they stand, its commands against the command line's own help.
+"""The README is run: its Python blocks and those on defenses, its commands against the command line's own help.
 
 HTML comments directly above a block steer its test and stay invisible to the reader:
 
@@ -18,6 +18,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
+DEFENSES = (REPOSITORY / "docs" / "defenses.md").read_text()
 COMMENTS = r"(?P<comments>(?:<!--(?:(?!-->).)*-->\s*\n)*)"
 BLOCK = re.compile(COMMENTS + r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 TEST_COMMAND = "pip install uv && uv run pytest"
@@ -72,7 +73,11 @@ def gibench_help(*subcommand: str) -> str:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("block", blocks(README, "python"), ids=lambda block: block.code.strip().splitlines()[-1][:40])
+@pytest.mark.parametrize(
+    "block",
+    blocks(README, "python") + blocks(DEFENSES, "python"),
+    ids=lambda block: block.code.strip().splitlines()[-1][:40],
+)
 def test_python_blocks_run(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for key, value in block.comments:
         if key == "needs":

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gibench.attacks.base import Attack
-from gibench.attacks.gradient_matching import white_box
+from gibench.attacks.posterior import white_box
 from gibench.errors import RefusalError
 from gibench.needs import Needs
 from gibench.types import Observation, Reconstruction

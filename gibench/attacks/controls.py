@@ -20,6 +20,7 @@ def prior_alone(attack: GradientMatching) -> GradientMatching:
         labels=attack.labels,
         pixels=attack.pixels,
         restarts=attack.restarts,
+        ball=attack.ball,
         engine=deepcopy(attack.engine),
     )
 

@@ -6,32 +6,27 @@ import sys
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gibench.attacks.base import Attack
+from gibench.attacks.posterior import Posterior, Row
 from gibench.engine import Backend, Engine, Prepared
 from gibench.engine.backends import precise
 from gibench.engine.graph import fastest
 from gibench.engine.memory import is_out_of_memory
-from gibench.errors import ConfigurationError, RefusalError
+from gibench.errors import ConfigurationError
 from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
-from gibench.search import Objective, Pixels, Search
-from gibench.search.objective import Guess, Variables
-from gibench.seeding import derive, normal_rows
+from gibench.search import Ball, Objective, Pixels, Search
+from gibench.search.evaluation import Variables
 from gibench.types import Observation, Reconstruction
-from gibench.victims import Victim
 
 FEW_ROWS, MANY_ROWS = 16, 64  # with which back ends are timed: many where few take little
 LITTLE = 0.2  # seconds
-
-Row = tuple[int, int]
-"""A restart of an update: (restart, update)."""
 
 
 class Found(NamedTuple):
@@ -51,12 +46,15 @@ class GradientMatching(Attack):
     the likelihood alone decides (Inverting Gradients), and all of them are returned, for the oracle gap (rule R2).
 
     Args:
-        likelihood: -log p(g | x).
+        likelihood: -log p(g | x); `gibench.defenses.Density` is that of the client's defense.
         priors: -log p(x), added up.
         search: the optimizer.
         labels: where the labels come from; None optimizes a soft label for each image, from N(0, 1) logits (DLG).
         pixels: how images are parametrized, started and bounded.
         restarts: independent starts for each update.
+        ball: where each iterate is judged; None is at the iterate itself.
+        hidden: a random number inside the victim that the likelihood knows of, such as PRECODE's, is "searched" with
+            the images, from 0 on, or "drawn" anew for each evaluation.
         engine: how it is computed.
     """
 
@@ -71,9 +69,13 @@ class GradientMatching(Attack):
         labels: LabelSource | None,
         pixels: Pixels | None = None,
         restarts: int = 1,
+        ball: Ball | None = None,
+        hidden: Literal["searched", "drawn"] = "searched",
         engine: Engine | None = None,
     ) -> None:
         super().__init__()
+        if hidden not in ("searched", "drawn"):
+            raise ConfigurationError(f"hidden is {hidden!r}; choose 'searched' or 'drawn'.")
         if restarts < 1:
             raise ConfigurationError(f"restarts is {restarts}; an update is attacked at least once.")
         self.likelihood = likelihood
@@ -82,14 +84,29 @@ class GradientMatching(Attack):
         self.labels = labels
         self.pixels = pixels or Pixels()
         self.restarts = restarts
+        self.ball = ball if ball and ball.radius else None
+        self.hidden = hidden
         self.engine: Engine = copy(engine) if engine else Engine()  # what it compiles is this attack's alone
-        self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
+        self.needs = (
+            self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {}).also(likelihood.needs)
+        )
+        self._last: tuple[Observation, Posterior] | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
         self.check(observation.threat_model)
+        try:
+            return self._attack(observation)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the last observation."""
+        self._last = None
+
+    def _attack(self, observation: Observation) -> Reconstruction:
         prepared = self.prepare(observation)
-        rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
+        rows = self.posterior(observation).rows
         parts = []
         while rows:
             size = min(self.rows_at_once(observation, prepared), len(rows))
@@ -119,12 +136,14 @@ class GradientMatching(Attack):
         """Let the engine choose how this observation's rows are computed."""
         numbers = torch.Size(observation.image_shape).numel() + observation.num_classes
         element = next(iter(observation.update.values())).element_size()
+        hypothesis = self.posterior(observation).hypothesis
         return self.engine.prepare(
-            observation,
-            self.likelihood,
+            hypothesis.observation,
+            hypothesis.likelihood,
             restarts=self.restarts,
             evaluations=observation.updates * self.restarts * self.search.evaluations,
-            state_bytes=self.search.state_copies * observation.known_batch_size() * numbers * element,
+            state_bytes=self.search.state_copies * observation.known_batch_size() * numbers * element
+            + (self.ball.samples - 1 if self.ball else 0) * hypothesis.observation.bytes_per_update,
             trial=partial(self._trial, observation),
         )
 
@@ -136,41 +155,17 @@ class GradientMatching(Attack):
             return fitting - fitting % self.restarts
         return max(part for part in range(1, fitting + 1) if self.restarts % part == 0)
 
+    def posterior(self, observation: Observation) -> Posterior:
+        """Bind the parts to an observation; the last one is kept."""
+        if self._last is None or self._last[0] is not observation:
+            self._last = observation, Posterior(self, self.likelihood.hypothesis(observation))
+        return self._last[1]
+
     def problem(
         self, observation: Observation, rows: Sequence[Row], backend: Backend | None = None
     ) -> tuple[Objective, Variables]:
         """The objective of the given rows, and where their search starts; without a back end, the engine chooses."""
-        backend = backend or self.prepare(observation).backend
-        updates = sorted({update for _, update in rows})
-        observed = observation if len(updates) == observation.updates else observation.select(updates)
-        owner = [updates.index(update) for _, update in rows]
-        seeds = [derive(observation.seeds[update], "restart", restart) for restart, update in rows]
-        victim = white_box(observed)
-        start = {"pixels": self.pixels.start(observed, victim, seeds)}
-        known = self.labels(observed)[owner] if self.labels else None
-        if known is None:
-            shape = (observed.known_batch_size(), observed.num_classes)
-            start["logits"] = normal_rows(shape, seeds, "labels").to(start["pixels"])
-
-        def decode(variables: Variables, known: Tensor | None) -> Guess:
-            labels = F.softmax(variables["logits"], 2) if known is None else known
-            return Guess(self.pixels.decode(variables["pixels"], victim), labels)
-
-        def project(variables: Variables) -> Variables:
-            return {**variables, "pixels": self.pixels.project(variables["pixels"], victim)}
-
-        priors = [prior for prior in self.priors if isinstance(prior, Prior)]
-        objective = Objective(
-            observed,
-            owner,
-            backend=backend,
-            likelihood=self.likelihood,
-            priors=priors,
-            decode=decode,
-            project=project,
-            labels=known,
-        )
-        return objective, start
+        return self.posterior(observation).objective(rows, backend or self.prepare(observation).backend)
 
     def ready(
         self, observation: Observation, rows: Sequence[Row], prepared: Prepared, *, searches: float = 1.0
@@ -184,7 +179,7 @@ class GradientMatching(Attack):
             searches: how many of this size there will be.
         """
         objective, start = self.problem(observation, rows, prepared.backend)
-        objective.capture = self.engine.compile != "off"
+        objective.capture &= self.engine.compile != "off"
         if not self.search.fixed_rows:
             self.engine.leave_uncompiled(prepared, "this search evaluates ever other numbers of rows")
             return objective, start
@@ -193,7 +188,7 @@ class GradientMatching(Attack):
                 prepared,
                 objective.evaluate,
                 start,
-                objective.all.known,
+                objective.known(),
                 evaluations=math.ceil(self.search.evaluations * searches),
                 rows=len(rows),
             )
@@ -214,10 +209,13 @@ class GradientMatching(Attack):
         objective, start = self.ready(observation, rows, prepared)
         with torch.enable_grad(), precise(objective.value):  # the search itself is never in mixed precision
             self.search(objective, start)
-        images, labels = objective.decode(objective.best)
+        samples = self.ball.samples if self.ball else 1  # each is a gradient
+        images, labels, _ = objective.decode(objective.best)
         images = images.clamp(0, 1)
         images[~objective.match.isfinite()] = torch.nan
-        return Found(images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations)
+        return Found(
+            images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations * samples
+        )
 
     def _trial(self, observation: Observation, backend: Backend) -> float:
         """Seconds of one row's evaluation, after a first one: of a few rows, and of many where that costs little."""
@@ -225,9 +223,10 @@ class GradientMatching(Attack):
         return self._timed(observation, backend, MANY_ROWS) if each * FEW_ROWS < LITTLE else each
 
     def _timed(self, observation: Observation, backend: Backend, count: int) -> float:
-        rows = [(restart, update) for update in range(observation.updates) for restart in range(self.restarts)]
+        rows = self.posterior(observation).rows
+        each = self.posterior(observation).observation.bytes_per_update
         budget = self.engine.budget(next(iter(observation.update.values())).device)
-        count = min(max(count, self.restarts), max(1, int(budget // observation.bytes_per_update)))
+        count = min(max(count, self.restarts), max(1, int(budget // each)))
         count = count - count % self.restarts or count  # whole updates, since restarts may share what is observed
         try:
             objective, start = self.problem(observation, rows[:count], backend)
@@ -237,10 +236,3 @@ class GradientMatching(Attack):
             if not is_out_of_memory(error):
                 raise
         return self._timed(observation, backend, count // 2) if count > self.restarts else math.inf
-
-
-def white_box(observation: Observation) -> Victim:
-    """The victim of the observation, with its normalization."""
-    if not isinstance(observation.victim, Victim):
-        raise RefusalError("wrap the model in gibench.victims.Victim, which states its normalization and image shape.")
-    return observation.victim

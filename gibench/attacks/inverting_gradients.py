@@ -1,9 +1,12 @@
 """Inverting Gradients (Geiping, Bauermeister, Dröge, Moeller, NeurIPS 2020)."""
 
+from typing import Literal
+
 from gibench.attacks.gradient_matching import GradientMatching
 from gibench.engine import Engine
+from gibench.errors import ConfigurationError
 from gibench.labels import Given, LabelSource
-from gibench.likelihoods import Cosine
+from gibench.likelihoods import Cosine, Likelihood
 from gibench.priors import TotalVariation
 from gibench.search import Adam, Pixels
 
@@ -16,6 +19,9 @@ def inverting_gradients(
     tv: float = 1e-4,
     restarts: int = 1,
     labels: LabelSource | None = None,
+    optimize_labels: bool = False,
+    likelihood: Likelihood | None = None,
+    hidden: Literal["searched", "drawn"] = "searched",
     engine: Engine | None = None,
 ) -> GradientMatching:
     """Match the direction of the update under total variation, by signed Adam with a box, from N(0, 1).
@@ -32,14 +38,21 @@ def inverting_gradients(
         tv: weight of the total variation; 0 leaves it out.
         restarts: independent starts, of which the likelihood chooses.
         labels: where the labels come from; None takes those that the threat model grants.
+        optimize_labels: search a soft label for each image instead (Huang et al., NeurIPS 2021).
+        likelihood: None is the cosine; against a defense, a part of it, or `gibench.defenses.Density` with the cosine
+            as its `distance`.
+        hidden: see `GradientMatching`.
         engine: how it is computed; None is `Engine()`.
     """
+    if optimize_labels and labels is not None:
+        raise ConfigurationError("labels are given by a rule or optimized; choose one.")
     return GradientMatching(
-        likelihood=Cosine(),
+        likelihood=likelihood or Cosine(),
         priors=[TotalVariation(weight=tv)] if tv else [],
         search=Adam(steps=steps, rate=rate, signed=signed),
-        labels=labels or Given(),
+        labels=None if optimize_labels else labels or Given(),
         pixels=Pixels(start="normal", box=True),
         restarts=restarts,
+        hidden=hidden,
         engine=engine,
     )

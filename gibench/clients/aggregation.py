@@ -26,6 +26,10 @@ class SecureAggregation(Client):
     def __init__(self, client: Client, *, clients: int) -> None:
         if clients < 1:
             raise ConfigurationError(f"clients is {clients}; aggregate at least 1.")
+        if client.defense is not None:
+            raise ConfigurationError(
+                f"the sum of {client.defense} over clients has no density here; aggregate undefended ones."
+            )
         super().__init__(
             client.victim, update=client.threat_model.update, threat_model=client.threat_model, seed=client.seed
         )
@@ -35,19 +39,20 @@ class SecureAggregation(Client):
 
     def simulate(self, images: Tensor, labels: Tensor) -> Update:
         """The mean of the clients' updates; see `Client.simulate`."""
-        return self._mean(self.client.simulate, images, labels)
+        return _mean(self.client.simulate, self.clients, images, labels)
 
     def attacker_simulate(self) -> Simulate:
         """The mean of what the attacker can simulate of each client."""
-        return partial(self._mean, self.client.attacker_simulate())
+        return partial(_mean, self.client.attacker_simulate(), self.clients)
 
     @property
     def gradients(self) -> int:
         """Those of all clients, which are simulated together."""
         return self.clients * self.client.gradients
 
-    def _mean(self, simulate: Simulate, images: Tensor, labels: Tensor) -> Update:
-        if images.shape[1] % self.clients:
-            raise ShapeError(f"{images.shape[1]} images do not divide among {self.clients} clients; change batch_size.")
-        parts = [part.unflatten(1, (self.clients, -1)).flatten(0, 1) for part in (images, labels)]
-        return {name: part.unflatten(0, (-1, self.clients)).mean(1) for name, part in simulate(*parts).items()}
+
+def _mean(simulate: Simulate, clients: int, images: Tensor, labels: Tensor) -> Update:
+    if images.shape[1] % clients:
+        raise ShapeError(f"{images.shape[1]} images do not divide among {clients} clients; change batch_size.")
+    parts = [part.unflatten(1, (clients, -1)).flatten(0, 1) for part in (images, labels)]
+    return {name: part.unflatten(0, (-1, clients)).mean(1) for name, part in simulate(*parts).items()}

@@ -13,9 +13,10 @@ from gibench.clients.batch_norm import (
     has_running_statistics,
     use_batch_statistics,
 )
+from gibench.defenses import Defense, Private, Release
 from gibench.engine.memory import BUDGET, bytes_per_update
 from gibench.errors import ShapeError, ThreatModelError
-from gibench.seeding import attacker_seed
+from gibench.seeding import attacker_seed, client_seed
 from gibench.types import Batch, Observation, Simulate, ThreatModel, Update, check_images
 from gibench.victims import Victim
 
@@ -31,15 +32,25 @@ class Client(nn.Module, ABC):
             server) and reads the victim's stage off the victim; it is refused for a victim with BatchNorm, whose regime
             must be stated.
         seed: the random numbers of attacker and client are derived from it and the update's id.
+        defense: what the client does to its update before it sends it; None is nothing.
 
     Raises:
         ThreatModelError: when the threat model contradicts the victim or the kind of client.
     """
 
-    def __init__(self, victim: Victim, *, update: str, threat_model: ThreatModel | None, seed: int) -> None:
+    def __init__(
+        self,
+        victim: Victim,
+        *,
+        update: str,
+        threat_model: ThreatModel | None,
+        seed: int,
+        defense: Defense | None = None,
+    ) -> None:
         super().__init__()
-        self.threat_model = threat_model or default_threat_model(victim, update)
-        check_threat_model(self.threat_model, victim, update)
+        self.threat_model = threat_model or default_threat_model(victim, update, defense)
+        check_threat_model(self.threat_model, victim, update, defense)
+        self.defense = defense
         self.victim = deepcopy(victim).eval().requires_grad_(False)
         if self.threat_model.batch_norm in ("private", "shared"):
             use_batch_statistics(self.victim)
@@ -71,12 +82,12 @@ class Client(nn.Module, ABC):
         """Compute the updates of `batch` and hand over what the threat model grants; no private image leaves."""
         self._check(batch)
         self.victim.eval()
-        update = self._update(batch)
+        release = self._release(batch)
         known, classes = self.threat_model, self.victim.num_classes
         size = batch.images.shape[1] if known.batch_size == "known" else None
         counts = F.one_hot(batch.labels, classes).sum(1)
         return Observation(
-            update=update,
+            update=release.update,
             simulate=self.attacker_simulate(),
             victim=self.victim,
             threat_model=known,
@@ -86,17 +97,40 @@ class Client(nn.Module, ABC):
             labels=batch.labels.clone() if known.labels == "ordered" else None,
             label_counts={"none": None, "set": counts.clamp(max=1)}.get(known.labels, counts),
             batch_statistics=batch_statistics(self.victim, batch.images) if known.batch_norm == "shared" else None,
+            defense=self.defense if known.defense == "known" else None,
+            randomness=release.randomness if known.defense_randomness == "known" else None,
             seeds=tuple(attacker_seed(self.seed, update_id) for update_id in batch.update_ids),
             bytes_per_update=self._memory(size or 1),
         )
 
-    def _update(self, batch: Batch) -> Update:
-        """The updates of all clients, in parts that keep to the memory budget."""
+    def target(self, batch: Batch) -> Batch:
+        """Return the batch that reconstructions are scored against: the private one, or what the defense says."""
+        if self.defense is None:
+            return batch
+        return batch.model_copy(update={"images": self.defense.target(self._private(batch))})
+
+    def _release(self, batch: Batch) -> Release:
+        """What all clients send, in parts that keep to the memory budget."""
         rows = max(1, BUDGET // self._memory(batch.images.shape[1]))
-        parts = zip(batch.images.split(rows), batch.labels.split(rows), strict=True)
         with torch.no_grad():
-            updates = [self.simulate(images, labels) for images, labels in parts]
-        return {name: torch.cat([update[name] for update in updates]) for name in updates[0]}
+            parts = [self._sample(batch, start, start + rows) for start in range(0, len(batch.images), rows)]
+        update, randomness = (_stack([part[field] for part in parts]) for field in (0, 1))
+        return Release(update, randomness)
+
+    def _sample(self, batch: Batch, start: int, stop: int) -> Release:
+        private = self._private(batch, start, stop)
+        if self.defense is None:
+            return Release(self.simulate(private.images, private.labels), {})
+        return self.defense.sample(private)
+
+    def _private(self, batch: Batch, start: int = 0, stop: int | None = None) -> Private:
+        return Private(
+            images=batch.images[start:stop],
+            labels=batch.labels[start:stop],
+            seeds=tuple(client_seed(self.seed, update_id) for update_id in batch.update_ids[start:stop]),
+            victim=self.victim,
+            simulate=self.simulate,
+        )
 
     def _memory(self, size: int) -> int:
         if size not in self._bytes:
@@ -118,17 +152,22 @@ class Client(nn.Module, ABC):
             )
 
 
-def default_threat_model(victim: Victim, update: str) -> ThreatModel:
-    """The published default, with the victim's stage read off the victim."""
+def _stack(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def default_threat_model(victim: Victim, update: str, defense: Defense | None = None) -> ThreatModel:
+    """The published default, with the victim's stage read off the victim and a defense that is known (rule R15)."""
     if has_batch_norm(victim):
         raise ThreatModelError(
             f"{victim.architecture} has BatchNorm layers, whose regime decides what leaks; "
             "pass threat_model=ThreatModel(batch_norm='eval' or 'private' or 'shared', ...)."
         )
-    return ThreatModel.model_validate({"victim": victim.stage, "batch_norm": "absent", "update": update})
+    flags = {"victim": victim.stage, "batch_norm": "absent", "update": update}
+    return ThreatModel.model_validate({**flags, "defense": "known" if defense else "none"})
 
 
-def check_threat_model(threat_model: ThreatModel, victim: Victim, update: str) -> None:
+def check_threat_model(threat_model: ThreatModel, victim: Victim, update: str, defense: Defense | None = None) -> None:
     """Raise ThreatModelError where the threat model contradicts what victim and client are."""
     if threat_model.update != update:
         raise ThreatModelError(f"this client sends {update!r}; set threat_model.update to {update!r}.")
@@ -143,5 +182,13 @@ def check_threat_model(threat_model: ThreatModel, victim: Victim, update: str) -
         )
     if threat_model.batch_size == "unknown" and threat_model.labels in ("counts", "ordered"):
         raise ThreatModelError("whoever knows the labels counts them; set threat_model.batch_size to 'known'.")
-    if threat_model.defense != "none":
-        raise ThreatModelError("this client has no defense; set threat_model.defense to 'none'.")
+    if defense is None and threat_model.defense != "none":
+        raise ThreatModelError("this client has no defense; set threat_model.defense to 'none', or give it one.")
+    if defense is not None and threat_model.defense == "none":
+        raise ThreatModelError(f"this client has {defense}; set threat_model.defense to 'known' or 'unknown'.")
+    if threat_model.defense_randomness == "known" and threat_model.defense != "known":
+        raise ThreatModelError(
+            "whoever knows what a defense drew knows the defense; set threat_model.defense to 'known'."
+        )
+    if defense is not None:
+        defense.check(victim, update)

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from gibench.clients.base import Client
+from gibench.defenses import Defense
 from gibench.engine.gradient import LocalGradient
 from gibench.types import Simulate, ThreatModel, Update
 from gibench.victims import Victim
@@ -14,8 +15,15 @@ class FedSGD(Client):
     Args: as in `Client`.
     """
 
-    def __init__(self, victim: Victim, *, threat_model: ThreatModel | None = None, seed: int = 0) -> None:
-        super().__init__(victim, update="gradient", threat_model=threat_model, seed=seed)
+    def __init__(
+        self,
+        victim: Victim,
+        *,
+        threat_model: ThreatModel | None = None,
+        seed: int = 0,
+        defense: Defense | None = None,
+    ) -> None:
+        super().__init__(victim, update="gradient", threat_model=threat_model, seed=seed, defense=defense)
 
     def simulate(self, images: Tensor, labels: Tensor) -> Update:
         """The gradients of U batches; see `Client.simulate`."""

@@ -1,8 +1,9 @@
 """Three ways to compare the updates that dummy images would cause with the observed ones; one answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from gibench.types import Simulate, Update
 Squares = dict[str, Tensor]
 """<g, g> of the observed update, per parameter (U,): computed once."""
 
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
 
 class Backend(ABC):
     """Computes -log p(g | x) for R rows, differentiable once in images and soft labels.
@@ -31,7 +34,13 @@ class Backend(ABC):
 
     @abstractmethod
     def __call__(
-        self, likelihood: Likelihood, images: Tensor, labels: Tensor, observed: Update, squares: Squares
+        self,
+        likelihood: Likelihood,
+        images: Tensor,
+        labels: Tensor,
+        observed: Update,
+        squares: Squares,
+        arguments: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         """Return (R,), lower is better.
 
@@ -41,6 +50,7 @@ class Backend(ABC):
             labels: (R, B) or (R, B, K).
             observed: name -> (U, *shape), R rows for R updates unless restarts are shared.
             squares: their <g, g>.
+            arguments: what the client's update takes besides, (R, ...), by name.
         """
 
 
@@ -57,10 +67,16 @@ class GenericBackend(Backend):
         self.simulate = simulate
 
     def __call__(
-        self, likelihood: Likelihood, images: Tensor, labels: Tensor, observed: Update, squares: Squares
+        self,
+        likelihood: Likelihood,
+        images: Tensor,
+        labels: Tensor,
+        observed: Update,
+        squares: Squares,
+        arguments: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         """See `Backend`."""
-        return compare(likelihood, self.simulate(images, labels), observed, squares)
+        return compare(likelihood, self.simulate(images, labels, **arguments), observed, squares)
 
 
 class RulesBackend(Backend):
@@ -89,7 +105,13 @@ class RulesBackend(Backend):
         return found
 
     def __call__(
-        self, likelihood: Likelihood, images: Tensor, labels: Tensor, observed: Update, squares: Squares
+        self,
+        likelihood: Likelihood,
+        images: Tensor,
+        labels: Tensor,
+        observed: Update,
+        squares: Squares,
+        arguments: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         """See `Backend`."""
         return compare(likelihood, self.update(images, labels), observed, squares)
@@ -128,7 +150,13 @@ class GramBackend(Backend):
         return Products(cross, simulated, {name: value.repeat_interleave(restarts) for name, value in squares.items()})
 
     def __call__(
-        self, likelihood: Likelihood, images: Tensor, labels: Tensor, observed: Update, squares: Squares
+        self,
+        likelihood: Likelihood,
+        images: Tensor,
+        labels: Tensor,
+        observed: Update,
+        squares: Squares,
+        arguments: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         """See `Backend`."""
         products = self.products(images, labels, observed, squares)

@@ -1,13 +1,15 @@
 """The likelihood: how well a simulated update explains the observed one."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from gibench.errors import BackendError
+from gibench.errors import BackendError, ConfigurationError
 from gibench.likelihoods.products import Products
-from gibench.types import Update
+from gibench.needs import Needs
+from gibench.types import Observation, Update
 
 
 class Likelihood(nn.Module, ABC):
@@ -16,10 +18,12 @@ class Likelihood(nn.Module, ABC):
     It declares what it reads of the simulated update, so that the engine need not compute more.
     """
 
-    reads: ClassVar[Literal["update", "products", "nothing"]] = "update"
+    needs = Needs()
+
+    reads: Literal["update", "products", "nothing"] = "update"
     """"products" where inner products with the observed update and with itself suffice; then `of_products` is there."""
 
-    cancels: ClassVar[bool] = False
+    cancels: bool = False
     """Whether `of_products` subtracts large numbers near the optimum, so that it needs float64 to be as good."""
 
     @abstractmethod
@@ -29,3 +33,44 @@ class Likelihood(nn.Module, ABC):
     def of_products(self, products: Products) -> Tensor:
         """The same, from inner products alone."""
         raise BackendError(f"{type(self).__name__} reads more than inner products; set the engine's backend to 'auto'.")
+
+    def hypothesis(self, observation: Observation) -> "Hypothesis":
+        """Return what is compared with what, once the observation is there; a plain distance compares all of it."""
+        return Hypothesis(self, observation)
+
+    def as_distance(self, observation: Observation) -> "Likelihood":
+        """Return itself, checked against the observation, as a part of another likelihood.
+
+        Raises:
+            ConfigurationError: when it does not fit the observation, or simulates something of its own.
+        """
+        found = self.hypothesis(observation)
+        if found.likelihood is not self or found.observation is not observation:
+            raise ConfigurationError(f"{type(self).__name__} is no plain distance; use it as the likelihood itself.")
+        return self
+
+
+class Hidden(NamedTuple):
+    """A random number inside the simulated update that the attacker does not know: N(0, 1) of shape (B, *shape).
+
+    An attack draws it anew for each evaluation, or searches it together with the images (see `GradientMatching`).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Hypothesis(NamedTuple):
+    """What an attack takes for the law of the updates.
+
+    likelihood: -log p(g | x), reading the update of the observation and what it simulates.
+    observation: with the part of the update that says something, and with a `simulate` that includes what a defense
+        does to every update alike, such as clipping.
+    known: arguments of `simulate` by name, (U, ...), besides images and labels.
+    hidden: a further argument of `simulate` that is not known; None where all are.
+    """
+
+    likelihood: Likelihood
+    observation: Observation
+    known: Mapping[str, Tensor] = {}
+    hidden: Hidden | None = None

@@ -22,7 +22,7 @@ class Cosine(Likelihood):
 
     def __init__(self, *, kappa: float = 1.0) -> None:
         super().__init__()
-        if kappa <= 0:
+        if not kappa > 0:
             raise ConfigurationError(f"kappa is {kappa}; a concentration is positive.")
         self.kappa = kappa
 

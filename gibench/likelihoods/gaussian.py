@@ -24,7 +24,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, *, sigma: float = 0.5**0.5) -> None:
         super().__init__()
-        if sigma <= 0:
+        if not sigma > 0:
             raise ConfigurationError(f"sigma is {sigma}; a standard deviation is positive.")
         self.sigma = sigma
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from gibench.metrics.risk import risk_curve
-from gibench.report.charts import Curve, Lane, Mark, Point, curves, decades, quality_against_cost, round_ticks, strip
+from gibench.report.charts import Curve, Lane, Mark, Point, curves, quality_against_cost, strip
+from gibench.report.drawing import decades, round_ticks
 from gibench.report.pictures import gif_uri, load_animation
 from gibench.report.summary import Group, Row
 from gibench.report.words import percent
@@ -51,7 +52,7 @@ def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping
 
     In that unit it is the same axis for images of any size.
     """
-    best = _best_floor(rows)
+    best = best_floor(rows)
     shown = {row.attack: colors[row.attack] for row in tried(rows)} | ({best.attack: "floor"} if best else {})
     worst = max((record.mse for name in shown for record in attacks[name].values()), default=0.0)
     deltas = [max(math.sqrt(worst), 0.01) * i / _RISK_POINTS for i in range(_RISK_POINTS + 1)]
@@ -68,7 +69,7 @@ def risk_plot(rows: Sequence[Row], attacks: Mapping[str, Group], colors: Mapping
 
 def cost_plot(rows: Sequence[Row], colors: Mapping[str, str]) -> Markup:
     """Mean PSNR over gradient evaluations per image."""
-    best = _best_floor(rows)
+    best = best_floor(rows)
     points = [Point(row.attack, colors[row.attack], row.gradient_evaluations, row.psnr) for row in tried(rows)]
     floor = Mark(f"best floor: {_short(best)}", best.psnr.value or 0.0, "floor") if best else None
     return quality_against_cost(points, floor)
@@ -113,7 +114,8 @@ def tried(rows: Sequence[Row]) -> list[Row]:
     return [row for row in attacking(rows) if row.verdict != "refused"]
 
 
-def _best_floor(rows: Sequence[Row]) -> Row | None:
+def best_floor(rows: Sequence[Row]) -> Row | None:
+    """Return the floor with the highest mean, whichever attack it belongs to."""
     return max((row for row in rows if row.kind == "floor"), key=lambda row: row.psnr.value or 0.0, default=None)
 
 

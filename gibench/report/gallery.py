@@ -60,12 +60,10 @@ class Album:
         self.rows = [row for row in shown if self._stored[row.attack]]
         self._files: dict[Path, dict[str, Tensor]] = {}
 
-    def images(self) -> tuple[list[Key], str]:
-        """Return the images that all attacks have, or else the first one, and a name for whoever has them."""
-        first = self.rows[0].attack
-        shared = set.intersection(
-            *(set(self._stored[row.attack]) for row in self.rows if row.kind == self.rows[0].kind)
-        )
+    def images(self, rows: Sequence[Row]) -> tuple[list[Key], str]:
+        """Return the images that all attacks of `rows` have, or else the first one, and a name for whoever has them."""
+        first = rows[0].attack
+        shared = set.intersection(*(set(self._stored[row.attack]) for row in rows if row.kind == rows[0].kind))
         if shared:
             return [key for key in self._stored[first] if key in shared], "every attack"
         return self._stored[first], first
@@ -93,7 +91,7 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
     if not album.rows:
         return None
     first = album.rows[0].attack
-    images, who = album.images()
+    images, who = album.images(album.rows)
     groups, keys = _choose(images, album.attacks[first])
     rule = (
         f"All images that {who} was run on, ranked by the PSNR that {first} reaches."
@@ -110,6 +108,45 @@ def hang(album: Album, *, success_psnr: float) -> Gallery | None:
         found = album.attacks[row.attack]
         rows.append((row.attack, [_picture(album, found.get(key), row.attack, key, success_psnr) for key in keys]))
     return Gallery(rule, groups, rows)
+
+
+def hang_medians(albums: Sequence[tuple[str, Album]], *, success_psnr: float) -> Gallery | None:
+    """Make a gallery of scenarios side by side, one image of each: the median of the attack that is best there.
+
+    Args:
+        albums: heading -> album, one column each; those without pictures of an attack are left out.
+        success_psnr: dB from which on an image counts as recovered.
+    """
+    shown = [(heading, album, *_median(album)) for heading, album in albums if _tried(album)]
+    if not shown:
+        return None
+    rule = (
+        "At each value one image, the same for all attacks: of those that every attack was run on the one whose PSNR "
+        "is the median (of an even number the lower one) of the attack that is best there on average."
+    )
+    truth = [
+        Picture(_uri(album.tensor(best, key, "private")), "", f"private image {album.attacks[best][key].image_id}")
+        for _, album, best, key in shown
+    ]
+    names = sorted({row.attack for _, album in albums for row in _tried(album)})
+    rows = [("private", truth)]
+    for name in names:
+        found = [(album, album.attacks.get(name, {}).get(key), key) for _, album, _, key in shown]
+        rows.append((name, [_picture(album, record, name, key, success_psnr) for album, record, key in found]))
+    return Gallery(rule, [(heading, 1) for heading, *_ in shown], rows)
+
+
+def _tried(album: Album) -> list[Row]:
+    return [row for row in album.rows if row.kind == "attack" and row.verdict != "refused"]
+
+
+def _median(album: Album) -> tuple[str, Key]:
+    """The best attack with pictures, and the image at the middle of its ranks."""
+    tried = _tried(album)
+    best = tried[0].attack
+    records = album.attacks[best]
+    ranked = sorted(album.images(tried)[0], key=lambda key: (records[key].psnr, records[key].image_id, key))
+    return best, ranked[(len(ranked) - 1) // 2]
 
 
 def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = None, images: int = 8) -> Path:
@@ -135,7 +172,7 @@ def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = Non
         wanted = "any scenario" if scenario is None else f"scenario {scenario!r}"
         raise RecordError(f"{run_folder} stores no reconstructions of {wanted}; run it again and keep its pictures.")
     first = album.rows[0].attack
-    keys = sorted(album.images()[0], key=lambda key: (attacks[first][key].image_id, key))[:images]
+    keys = sorted(album.images(album.rows)[0], key=lambda key: (attacks[first][key].image_id, key))[:images]
     strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
     for row in (row for row in album.rows if row.kind == "attack" and row.verdict != "refused"):
         found = attacks[row.attack]

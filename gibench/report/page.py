@@ -12,6 +12,8 @@ from gibench.errors import RecordError
 from gibench.records import read_manifest, read_records
 from gibench.report import figures, words
 from gibench.report.gallery import Album, hang
+from gibench.report.paired import pairs, write_paired_csv
+from gibench.report.series import Stage, collect
 from gibench.report.summary import Group, Row, group, summarize
 from gibench.report.table import reading_order
 from gibench.storage import write_atomically
@@ -22,28 +24,49 @@ COLORS = 8
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not, and return its path.
 
-    It is made of `records.jsonl`, `manifest.json` and the stored pictures only, so it can be made again at any time.
+    Beside it go `paired.csv`, attack against attack, and the figure of each series, `series-NAME.svg`. All is made of
+    `records.jsonl`, `manifest.json` and the stored pictures only, so that it can be made again at any time.
 
     Raises:
         RecordError: when the folder holds no run, or its records or manifest are damaged.
-        StorageError: when the page cannot be written.
+        StorageError: when a file cannot be written.
     """
     groups = group(read_records(run_folder / "records.jsonl"))
     manifest = _read_manifest(run_folder)
     success_psnr = float(manifest.get("success_psnr", 20.0))
     records = [record for attacks in groups.values() for found in attacks.values() for record in found.values()]
+    place = _order(manifest.get("series", {}))
     rows = reading_order(summarize(records, success_psnr=success_psnr))
+    rows.sort(key=lambda row: place.get(row.scenario, len(place)))
     colors = _colors(rows)
+    by_scenario = {name: list(members) for name, members in groupby(rows, key=lambda row: row.scenario)}
+    paired = {
+        name: pairs(members, groups[name], reference=manifest.get("reference")) for name, members in by_scenario.items()
+    }
     scenarios = [
-        _scenario(run_folder, _cells(manifest, name), groups[name], list(members), colors, success_psnr)
-        for name, members in groupby(rows, key=lambda row: row.scenario)
+        _scenario(run_folder, _cells(manifest, name), groups[name], members, colors, success_psnr)
+        | {"pairs": paired[name]}
+        for name, members in by_scenario.items()
     ]
+    series = [
+        collect(
+            run_folder,
+            name,
+            _stages(manifest, entry["scenarios"], by_scenario, groups),
+            colors,
+            variable=entry["variable"],
+            success_psnr=success_psnr,
+        )
+        for name, entry in manifest.get("series", {}).items()
+    ]
+    write_paired_csv([pair for found in paired.values() for pair in found], run_folder / "paired.csv")
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
             manifest=manifest,
             scenarios=scenarios,
+            series=[found for found in series if found],
             colors=colors,
             success_psnr=success_psnr,
             images=len({record.image_id for record in records}),
@@ -106,6 +129,28 @@ def _scenario(
         "victims": _distinct(cells, "victim"),
         "data": _distinct(cells, "data"),
     }
+
+
+def _order(series: Mapping[str, Any]) -> dict[str, int]:
+    """The places of the scenarios that belong to a series: by value, where names would put 10 before 2."""
+    names = [name for entry in series.values() for name in sorted(entry["scenarios"], key=entry["scenarios"].get)]
+    return {name: place for place, name in enumerate(names)}
+
+
+def _stages(
+    manifest: Mapping[str, Any],
+    values: Mapping[str, float],
+    rows: Mapping[str, Sequence[Row]],
+    groups: Mapping[str, dict[str, Group]],
+) -> list[Stage]:
+    """The scenarios of a series that have records; `values` are those of its variable, by scenario."""
+    stages = []
+    for name, value in values.items():
+        if name in rows:
+            victims = _distinct(_cells(manifest, name), "victim")
+            accuracy = victims[0].get("test_accuracy") if victims else None
+            stages.append(Stage(value, name, rows[name], groups[name], accuracy))
+    return stages
 
 
 def _cells(manifest: Mapping[str, Any], scenario: str) -> dict[str, Mapping[str, Any]]:

@@ -1,7 +1,5 @@
 """From records to one row per (scenario, attack): means with intervals, verdict against the floors, cost."""
 
-import csv
-import io
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +9,7 @@ from typing import Literal
 
 from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
 from gibench.precision import Parity
-from gibench.storage import write_atomically
+from gibench.report.csv_file import Cell, write_csv
 from gibench.types import Record
 
 Kind = Literal["attack", "control", "floor", "oracle"]
@@ -115,12 +113,7 @@ def judge(margin: Interval, success_margin: Interval) -> Verdict:
 
 def write_summary_csv(rows: Sequence[Row], path: Path) -> None:
     """Write `rows` as a table; an interval becomes three columns, what is missing stays empty, seconds come last."""
-    lines = [_columns(row) for row in rows]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows([_cell(line[column]) for column in CSV_COLUMNS] for line in lines)
-    write_atomically(text.getvalue().encode(), path)
+    write_csv(CSV_COLUMNS, [_columns(row) for row in rows], path)
 
 
 def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
@@ -217,9 +210,9 @@ def _label_accuracy(records: list[Record]) -> float | None:
     return sum((true[update] & inferred[update]).total() for update in true) / len(records)
 
 
-def _columns(row: Row) -> dict[str, str | float | bool | None]:
+def _columns(row: Row) -> dict[str, Cell]:
     """Flatten the intervals of a row: `psnr` becomes `psnr`, `psnr_low` and `psnr_high`."""
-    columns: dict[str, str | float | bool | None] = {}
+    columns: dict[str, Cell] = {}
     for field in fields(row):
         value = getattr(row, field.name)
         if field.name in INTERVALS:
@@ -232,15 +225,6 @@ def _columns(row: Row) -> dict[str, str | float | bool | None]:
         else:
             columns[field.name] = value
     return columns
-
-
-def _cell(value: str | float | bool | None) -> str:
-    """Six significant digits: more would not survive another machine's order of summation."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value)
 
 
 INTERVALS = ("psnr", "success", "margin")

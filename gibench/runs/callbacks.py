@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,7 +20,7 @@ from rich.progress import (
 from torch import Tensor
 
 from gibench.progress import Step, watching
-from gibench.records import RecordFile, RunFolder
+from gibench.records import RecordFile, RunFolder, folder_name
 from gibench.scoring import Scored
 from gibench.types import Batch
 
@@ -58,6 +59,11 @@ def write(folder: RunFolder, file: RecordFile, scored: Scored) -> None:
         tensors = {"images": images.float(), "private": private.float()}
         folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
     file.append(scored.records)
+
+
+def csv_logger(folder: RunFolder, scenario: str, attack: str) -> CSVLogger:
+    """Log each start of a run into a folder of its own: Lightning's logger empties the one it is given."""
+    return CSVLogger(folder.path / "logs", name=folder_name(f"{scenario}-{attack}"))
 
 
 class Termination(Callback):
@@ -154,7 +160,7 @@ class Animation(Callback):
             "frames": torch.stack(self.frames),
             "steps": torch.tensor(self.steps),
             "objective": torch.tensor(self.objective),
-            "private": batch.images[0, 0].float(),
+            "private": outputs.private[0, 0].float().cpu(),
         }
         self.folder.save_tensors(tensors, "animation", *self.names)
 

@@ -1,12 +1,13 @@
-"""Configurations: YAML files of scenarios and attacks, resolved to one plain dictionary for each cell of a suite.
+"""Configurations: YAML files whose parts extend other files, with values of a size and single settings laid over.
 
-A suite names scenarios (data and client) and attacks, and lists in `cells` which meet; a cell may change single
-settings of its attacks. A part may say `extends: FILE` (relative to the file that says so) and then change single keys.
+A part may say `extends: FILE` (relative to the file that says so) and then change single keys.
 `${name}` takes the value that the chosen size gives to `name`. Everything else is `class_path` and `init_args`, as
 jsonargparse reads them.
 """
 
 import copy
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -147,70 +148,6 @@ def _pairs(options: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
             raise ConfigurationError(f"{name}: {value!r} is not a YAML value; quote it.") from error
 
 
-class Cell(dict[str, Any]):
-    """One attack on one scenario: a dictionary of data, client and attack, with the names it is filed under."""
-
-    def __init__(self, scenario: str, attack: str, parts: Tree, *, wrong_update: bool = False) -> None:
-        super().__init__(parts)
-        self.scenario = scenario
-        self.attack = attack
-        self.wrong_update = wrong_update
-
-
-def cells(tree: Tree, *, name: str, size: str) -> list[Cell]:
-    """Return the cells of a suite, or the one cell of a plain run configuration (data, client, attack).
-
-    Raises:
-        ConfigurationError: naming the key that is unknown, missing or of the wrong kind.
-    """
-    if "cells" not in tree:
-        require(tree, name, needed=set(PARTS), allowed={"name"})
-        parts = {key: tree[key] for key in PARTS}
-        return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
-    require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed={"name", "sizes", "description"})
-    sizes = tree.get("sizes", {"small": {}})
-    if size not in sizes:
-        raise ConfigurationError(f"{name} has no size {size!r}; choose among {', '.join(sizes)}.")
-    tree = substitute({key: value for key, value in tree.items() if key != "sizes"}, sizes[size])
-    found: list[Cell] = []
-    for row in tree["cells"]:
-        require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
-        scenario = _named(tree["scenarios"], row["scenario"], "scenario")
-        require(scenario, f"{name}: {row['scenario']}", needed={"data", "client"}, allowed=set())
-        changes = row["attacks"] if isinstance(row["attacks"], dict) else {}
-        for attack in row["attacks"]:
-            parts = {
-                "data": merge(scenario["data"], row.get("data", {})),
-                "client": copy.deepcopy(scenario["client"]),
-                "attack": merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {}),
-            }
-            found.append(Cell(row["scenario"], attack, parts, wrong_update=attack in row.get("wrong_update", ())))
-    keys = [(cell.scenario, cell.attack) for cell in found]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise ConfigurationError(f"{name} lists {' x '.join(twice[0])} twice; give one of them another name.")
-    return found
-
-
-def attack_name(part: Any) -> str:  # noqa: ANN401 - any YAML node
-    """The name of an attack that a configuration does not name: the last part of its class path."""
-    path = part.get("class_path", "attack") if isinstance(part, dict) else str(part)
-    return str(path).rpartition(".")[2]
-
-
-def require(tree: Any, where: str, *, needed: set[str], allowed: set[str]) -> None:  # noqa: ANN401 - any YAML node
-    """Raise ConfigurationError unless `tree` is a mapping with all `needed` keys and none but those and `allowed`."""
-    if not isinstance(tree, dict):
-        raise ConfigurationError(f"{where} must be a mapping with the keys {', '.join(sorted(needed))}.")
-    if missing := needed - set(tree):
-        raise ConfigurationError(f"{where} lacks {', '.join(sorted(missing))}; add it.")
-    if unknown := set(tree) - needed - allowed:
-        choices = ", ".join(sorted(needed | allowed))
-        raise ConfigurationError(f"{where} has the unknown key {sorted(unknown)[0]!r}; known are {choices}.")
-
-
-def _named(parts: Any, name: str, kind: str) -> Tree:  # noqa: ANN401 - any YAML node
-    if not isinstance(parts, dict) or not isinstance(parts.get(name), dict):
-        known = ", ".join(parts) if isinstance(parts, dict) else "none"
-        raise ConfigurationError(f"there is no {kind} {name!r}; defined are {known}.")
-    part: Tree = parts[name]
-    return part
+def digest(tree: Any) -> str:  # noqa: ANN401 - any JSON value
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,5 @@
 """The manifest of a run: what was run, on what, with which versions, and at what cost (rules R3, R10, R13)."""
 
-import hashlib
-import json
 import platform
 import resource
 import subprocess
@@ -19,6 +17,7 @@ from gibench.engine import Choice
 from gibench.errors import RecordError
 from gibench.metrics import ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
+from gibench.runs.configuration import digest
 from gibench.runs.plan import Job
 from gibench.types import Record
 
@@ -71,11 +70,6 @@ def forget_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def digest(tree: Any) -> str:  # noqa: ANN401 - any JSON value
-    """SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
 def check_settings(manifest: dict[str, Any], jobs: Sequence[Job], *, precision: str, folder: Path) -> None:
     """Raise RecordError if the manifest of `folder` has one of the jobs with other settings."""
     recorded = {(cell["scenario"], cell["attack"]): cell for cell in manifest["cells"]}
@@ -86,6 +80,8 @@ def check_settings(manifest: dict[str, Any], jobs: Sequence[Job], *, precision: 
         before = replace(job, configuration=cell["configuration"]).identity
         if digest(before) != digest(job.identity) or cell["precision"] != precision:
             raise RecordError(f"{folder} holds {job.scenario} x {job.name} with other settings; choose another --out.")
+        if cell["victim"] != job.client.victim.fingerprint():
+            raise RecordError(f"{folder} holds {job.scenario} x {job.name} of another victim; choose another --out.")
 
 
 def availability(quality: ImageQuality, jobs: Sequence[Job]) -> dict[str, str]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from gibench.attacks import Attack, GradientMatching, WrongUpdate, prior_alone
+from gibench.attacks import Attack, GradientMatching, UndoTransformation, WrongUpdate, prior_alone
 from gibench.clients import Client
 from gibench.data import ImageDataModule
-from gibench.errors import ConfigurationError
-from gibench.runs.configuration import PARTS, Cell, Tree, override
+from gibench.errors import ConfigurationError, GibenchError
+from gibench.runs.configuration import PARTS, Tree, override
+from gibench.runs.suite import Cell
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,17 @@ class Job:
         )
         settings = tree["data"].get("init_args", {})
         tree["data"]["init_args"] = {name: value for name, value in settings.items() if name not in harmless}
-        engine = tree["attack"].get("init_args", {}).get("engine")
-        if engine:  # how much memory it may take changes no result
-            kept = {name: value for name, value in engine.items() if name != "memory_gib"}
-            tree["attack"]["init_args"] = {**tree["attack"]["init_args"], "engine": kept}
+        tree["attack"] = _without(tree["attack"], "memory_gib")  # how much memory it may take changes no result
         return tree
+
+
+def _without(node: Any, name: str) -> Any:  # noqa: ANN401 - any configuration
+    """Leave a setting out, however deep it stands."""
+    if isinstance(node, list):
+        return [_without(item, name) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _without(value, name) for key, value in node.items() if key != name}
 
 
 def parser() -> ArgumentParser:
@@ -52,6 +59,23 @@ def parser() -> ArgumentParser:
     cell.add_argument("--client", type=Client, help="what the client does with them")
     cell.add_argument("--attack", type=Attack, help="what the server makes of the update")
     return cell
+
+
+def instantiate(of: ArgumentParser, namespace: Namespace) -> Any:  # noqa: ANN401 - jsonargparse's namespace
+    """Build what a checked configuration says.
+
+    Raises:
+        GibenchError: what a constructor raised, which jsonargparse wraps where an argument has several types.
+    """
+    try:
+        return of.instantiate(namespace)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, GibenchError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from error
 
 
 def parse(cell: Cell, overrides: Sequence[str]) -> Namespace:
@@ -74,14 +98,14 @@ def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> 
     """Build every job of a run, controls included, and check each attack against its threat model.
 
     Args:
-        cells: from `gibench.runs.configuration.cells`.
+        cells: from `gibench.runs.suite.cells`.
         overrides: command-line options such as --attack.steps 300, laid over every cell.
         limit: at most so many updates in each cell.
     """
     jobs = []
     for cell in cells:
         namespace = parse(cell, overrides)
-        parts = parser().instantiate(namespace)
+        parts = instantiate(parser(), namespace)
         if limit is not None:
             parts.data.updates = min(parts.data.updates, limit)
         parts.attack.check(parts.client.threat_model, cell.attack)
@@ -92,10 +116,17 @@ def plan(cells: Sequence[Cell], overrides: Sequence[str], limit: int | None) -> 
 def _with_controls(cell: Cell, parts: Any, configuration: Tree) -> list[Job]:  # noqa: ANN401 - jsonargparse's namespace
     """The attack itself, what its prior answers alone (R5), and where asked for the wrong-update control (R6)."""
     attacks = {cell.attack: parts.attack}
-    if isinstance(parts.attack, GradientMatching) and parts.attack.priors:
-        attacks[f"floor: {cell.attack} prior alone"] = prior_alone(parts.attack)
+    if (alone := _prior_alone(parts.attack)) is not None:
+        attacks[f"floor: {cell.attack} prior alone"] = alone
     if cell.wrong_update:
         attacks[f"{cell.attack} (wrong update)"] = WrongUpdate(parts.attack)
     return [
         Job(cell.scenario, name, parts.data, parts.client, attack, configuration) for name, attack in attacks.items()
     ]
+
+
+def _prior_alone(attack: Attack) -> Attack | None:
+    """The attack without the update, where it has a prior that answers."""
+    if isinstance(attack, UndoTransformation) and attack.attack.priors:
+        return UndoTransformation(attack=prior_alone(attack.attack), noise=attack.noise, reach=attack.reach)
+    return prior_alone(attack) if isinstance(attack, GradientMatching) and attack.priors else None

@@ -4,6 +4,7 @@ Updates are attacked independently, so that there are no gradients to add up: pr
 and what is recorded. Over gloo, on GPUs as well, because it waits for slow processes as long as it must.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,7 +25,7 @@ FIRST = 0  # the rank that plans, writes tables and prints
 
 
 class Processes:
-    """All processes of a run, seen from one of them; they join on construction.
+    """All processes of a run, seen from one of them; they join on construction, without a word from Lightning.
 
     Args:
         accelerator: Lightning's.
@@ -33,6 +34,8 @@ class Processes:
     """
 
     def __init__(self, *, accelerator: str, devices: int, nodes: int) -> None:
+        for logger in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
         self.accelerator, self.devices, self.nodes = accelerator, devices, nodes
         strategy = FabricDDP(**self._options()) if devices * nodes > 1 else "auto"
         self.fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy)

@@ -1,30 +1,28 @@
 """Run a suite: every job on every update, resumably, then the table and the report."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from gibench.data import ImageDataModule
 from gibench.inversion import GradientInversion
 from gibench.metrics import Floors, ImageQuality
 from gibench.precision import use
-from gibench.records import RunFolder, folder_name, read_manifest
+from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
-from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, write
-from gibench.runs.configuration import Tree
+from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, csv_logger, write
+from gibench.runs.configuration import Tree, digest
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.journal import Journal
 from gibench.runs.manifest import (
     add_up,
     availability,
     check_settings,
-    digest,
     find_cell,
     forget_peak_memory,
     new_cell,
@@ -47,10 +45,10 @@ class Run:
     """A run folder and what goes into it.
 
     Args:
-        name, size, command: for the manifest.
+        name, size, command, series, reference: for the manifest; the last two from the suite, where it has them.
         jobs: from `gibench.runs.plan.plan`.
         out: the folder; if it holds records of the same settings, what they cover is skipped.
-        accelerator, devices, nodes: Lightning's; each of the nodes * devices processes takes whole groups.
+        processes: they have joined already; each takes whole groups.
         precision: one of `gibench.precision.PRECISIONS`.
         logger: Lightning's; None writes CSV files into the folder.
         download: whether LPIPS weights that are missing may be downloaded.
@@ -66,20 +64,18 @@ class Run:
         name: str,
         size: str,
         command: str,
+        series: Tree,
+        reference: str | None,
         jobs: Sequence[Job],
         out: Path,
-        accelerator: str = "auto",
-        devices: int = 1,
-        nodes: int = 1,
+        processes: Processes,
         precision: str = "32-true",
         logger: Logger | None = None,
         download: bool = True,
         console: Console,
     ) -> None:
-        for name_of_logger in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name_of_logger).setLevel(logging.WARNING)
-        self.processes = Processes(accelerator=accelerator, devices=devices, nodes=nodes)
-        self.lightning_precision: Any = use(precision, cuda=self.processes.device.type == "cuda")
+        self.processes = processes
+        self.lightning_precision: Any = use(precision, cuda=processes.device.type == "cuda")
         self.jobs = list(jobs)
         self.folder = RunFolder(out)
         self.precision, self.logger = precision, logger
@@ -92,6 +88,8 @@ class Run:
             self.manifest = read_manifest(out) or new_manifest(
                 name=name, size=size, command=command, metrics=metrics, success_psnr=SUCCESS_PSNR
             )
+            self.manifest["series"] = {**self.manifest.get("series", {}), **series}
+            self.manifest["reference"] = reference
             check_settings(self.manifest, self.jobs, precision=precision, folder=out)
         self.journal = Journal(self.folder, self.processes)
 
@@ -198,7 +196,7 @@ class Run:
         trainer = lightning.Trainer(
             inference_mode=False,
             precision=self.lightning_precision,
-            logger=self.logger or self._csv_logger(job),
+            logger=self.logger or csv_logger(self.folder, job.scenario, job.name),
             callbacks=[
                 Termination(),
                 RecordWriter(self.folder, self.journal.file_for(job.scenario, job.name)),
@@ -222,7 +220,8 @@ class Run:
         floors = self._floors(job.data)
         scorer = Scorer(scenario=job.scenario, quality=self.quality, fallback=floors.mean, seed=job.client.seed)
         labels_known = job.client.threat_model.labels in ("ordered", "counts")
-        for batch in job.data.predict_dataloader():
+        for private in job.data.predict_dataloader():
+            batch = job.client.target(private)
             for name, images in floors(batch, labels_known=labels_known).items():
                 nothing = torch.zeros(len(images))
                 answer = Reconstruction(
@@ -237,10 +236,6 @@ class Run:
             prior = data.split("prior")
             self.floors[source] = Floors(prior.images, prior.labels, seed=0)
         return self.floors[source]
-
-    def _csv_logger(self, job: Job) -> CSVLogger:
-        """Each start of a run logs into a folder of its own, because Lightning's logger empties the one it is given."""
-        return CSVLogger(self.folder.path / "logs", name=folder_name(f"{job.scenario}-{job.name}"))
 
     def _cell(self, job: Job) -> Tree:
         """The manifest's entry of a job, made where it is new."""

@@ -1,9 +1,11 @@
 """Search: what is optimized (pixels) and how (Adam, L-BFGS), one file each."""
 
 from gibench.search.adam import Adam
+from gibench.search.ball import Ball
 from gibench.search.base import Search
 from gibench.search.lbfgs import LBFGS, LineSearchName
 from gibench.search.objective import Objective
 from gibench.search.pixels import Pixels
+from gibench.search.ramp import Ramp
 
-__all__ = ["LBFGS", "Adam", "LineSearchName", "Objective", "Pixels", "Search"]
+__all__ = ["LBFGS", "Adam", "Ball", "LineSearchName", "Objective", "Pixels", "Ramp", "Search"]

@@ -9,7 +9,9 @@ from gibench.engine.replay import Replay
 from gibench.errors import ConfigurationError
 from gibench.progress import Step, report
 from gibench.search.base import Search
-from gibench.search.objective import Objective, Variables
+from gibench.search.evaluation import Variables
+from gibench.search.objective import Objective
+from gibench.search.ramp import Ramp
 
 IG_MILESTONES = (2.667, 1.6, 1.142)  # the divisors in the published code: about 3/8, 5/8 and 7/8 of the steps
 CHECK = 50  # steps between two looks at which rows have finished
@@ -28,7 +30,9 @@ class Adam(Search):
         signed: replace the gradient by its sign first, as Inverting Gradients does; with Adam on top each step then has
             a length of about `rate` in every coordinate, and the schedule alone decides when it settles.
         schedule: "step", times 0.1 after floor(steps/2.667), floor(steps/1.6) and floor(steps/1.142) (IG);
-            "constant".
+            "exponential", times `decay` after each step (Balunović et al.); "constant".
+        decay: of the exponential schedule, in (0, 1].
+        ramp: schedule of the likelihood's factor; None leaves it at 1.
         target: a row whose best value is below has finished; None goes on.
         patience: a row that has not found a better value for so many steps has finished; None goes on.
     """
@@ -42,7 +46,9 @@ class Adam(Search):
         steps: int,
         rate: float = 0.1,
         signed: bool = False,
-        schedule: Literal["step", "constant"] = "step",
+        schedule: Literal["step", "exponential", "constant"] = "step",
+        decay: float = 1.0,
+        ramp: Ramp | None = None,
         target: float | None = None,
         patience: int | None = None,
     ) -> None:
@@ -51,10 +57,16 @@ class Adam(Search):
             raise ConfigurationError(f"Adam needs steps >= 1 and rate > 0; got {steps} and {rate}.")
         if patience is not None and patience < 1:
             raise ConfigurationError(f"patience is {patience}; wait at least 1 step.")
+        if not 0 < decay <= 1 or (decay != 1 and schedule != "exponential"):
+            raise ConfigurationError(f"decay is {decay}; it belongs to the schedule 'exponential' and lies in (0, 1].")
+        if ramp is not None and ramp.steps >= steps:
+            raise ConfigurationError(f"the ramp takes {ramp.steps} of {steps} steps; let it end before them.")
         self.steps = self.evaluations = steps
         self.rate = rate
         self.signed = signed
         self.schedule = schedule
+        self.decay = decay
+        self.ramp = ramp
         self.target = target
         self.patience = patience
 
@@ -63,9 +75,12 @@ class Adam(Search):
         rows = _Rows(self, objective, start)
         try:
             for step in range(self.steps):
-                if step % CHECK == 0 and step and not rows.go_on():
+                settled = self.ramp is None or step > self.ramp.steps  # values under other factors say nothing
+                if step % CHECK == 0 and step and settled and not rows.go_on():
                     report(Step(self.steps, self.steps, rows.value, rows.images))
                     break
+                if self.ramp is not None:
+                    objective.reweigh(self.ramp(step))
                 rows.step(self.rate * self.factor(step))
                 report(Step(step + 1, self.steps, rows.value, rows.images))
         finally:
@@ -75,6 +90,8 @@ class Adam(Search):
         """The schedule's factor on the rate before iteration `step`, counted from 0."""
         if self.schedule == "constant":
             return 1.0
+        if self.schedule == "exponential":
+            return self.decay**step
         return 0.1 ** sum(step >= self.steps // divisor for divisor in IG_MILESTONES)
 
 

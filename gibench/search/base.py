@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
-from gibench.search.objective import Objective, Variables
+from gibench.search.evaluation import Variables
+from gibench.search.objective import Objective
 
 
 class Search(nn.Module, ABC):

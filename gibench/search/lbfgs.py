@@ -13,9 +13,10 @@ from torch import Tensor
 from gibench.errors import ConfigurationError
 from gibench.progress import Step, report
 from gibench.search.base import Search
+from gibench.search.evaluation import Variables
 from gibench.search.history import History
 from gibench.search.line_search import MOST_HALVINGS, LineSearch, Ray, backtracking, fixed, strong_wolfe
-from gibench.search.objective import Objective, Variables
+from gibench.search.objective import Objective
 
 LineSearchName = Literal["none", "backtracking", "strong_wolfe"]
 LINE_SEARCHES: dict[LineSearchName, LineSearch] = {

@@ -1,7 +1,6 @@
 """The objective of gradient matching: -log p(g | x) - log p(x) for R rows at once, with its derivative and its best."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,44 +9,8 @@ from gibench.engine.backends import Backend, precise
 from gibench.likelihoods import Likelihood
 from gibench.likelihoods.products import inner
 from gibench.priors import Prior
-from gibench.types import Observation, Update
-
-Variables = dict[str, Tensor]
-"""What is searched: name -> (R, *shape), R rows of independent problems."""
-
-
-class Guess(NamedTuple):
-    """What variables stand for: images (R, B, C, H, W) in pixels, labels (R, B) or probabilities (R, B, K)."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class Evaluation(NamedTuple):
-    """value: (R,), likelihood and priors. gradient: its derivative, name -> (R, *shape)."""
-
-    value: Tensor
-    gradient: Variables
-
-
-class Known(NamedTuple):
-    """All tensors that an evaluation takes besides the variables: a traced evaluation gets them as arguments.
-
-    update: observed, (R, *shape), or (U, *shape) where restarts share it. squares: their <g, g>.
-    labels: (R, B), or None where they are searched. side: what priors may read, by the observation's field names.
-    """
-
-    update: Update
-    squares: dict[str, Tensor]
-    labels: Tensor | None
-    side: dict[str, Any]
-
-
-class Rows(NamedTuple):
-    """Some rows of the problem: their observation, without the update, and the tensors."""
-
-    observation: Observation
-    known: Known
+from gibench.search.evaluation import Evaluation, Guess, Known, Rows, Variables, in_ball
+from gibench.types import Observation
 
 
 class Objective:
@@ -64,6 +27,10 @@ class Objective:
         decode: (variables, known labels or None) -> Guess, differentiable.
         project: variables -> the nearest admissible variables.
         labels: (R, B) where they are known.
+        given: further arguments of the simulated update by name, (U, ...).
+        draw: (rows, for each the number of its evaluation) -> random numbers by name, (r, ...): those that the
+            simulated update takes, and `BALL`, (r, samples, B, C, H, W), by which the images are moved before they
+            are judged; the figure is then the mean over the samples. None draws nothing.
     """
 
     def __init__(
@@ -77,6 +44,8 @@ class Objective:
         decode: Callable[[Variables, Tensor | None], Guess],
         project: Callable[[Variables], Variables],
         labels: Tensor | None,
+        given: Mapping[str, Tensor] | None = None,
+        draw: Callable[[Sequence[int], Sequence[int]], dict[str, Tensor]] | None = None,
     ) -> None:
         self.observation = observation
         self.owner = list(owner)
@@ -85,8 +54,11 @@ class Objective:
         self.priors = priors
         self.project = project
         self.labels = labels
+        self.given = dict(given or {})
+        self.draw = draw
         self._decode = decode
         first = next(iter(observation.update.values()))
+        self.weight, self._last_weight = first.new_ones(()), 1.0
         self.value = first.new_full((len(self.owner),), torch.inf)
         self.match = self.value.clone()
         self.best: Variables = {}
@@ -100,18 +72,18 @@ class Objective:
         device = first.device.type
         self.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         """The precision that surrounds the construction: the victim's passes run in it, whatever surrounds a call."""
-        self.capture = True
+        self.capture = draw is None
         """Whether a search may replay its steps from captured kernels, where the device can."""
         self.all = self._rows(range(len(self.owner)))
         self._chosen: tuple[Tensor, Rows] | None = None
 
     def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
         """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best."""
-        part = self._part(rows)
+        part, known = self._part(rows), self.known(rows)
         if rows is None and self.fast is not None:
-            evaluation, match = self.fast(variables, part.known)
+            evaluation, match = self.fast(variables, known)
         else:
-            evaluation, match = self.evaluate(variables, part.known, part.observation)
+            evaluation, match = self.evaluate(variables, known, part.observation)
         self._keep(variables, evaluation.value, match, rows)
         return evaluation
 
@@ -123,15 +95,38 @@ class Objective:
         with precise(self.value):
             leaves = {name: value.detach().requires_grad_() for name, value in variables.items()}
             guess = self._decode(leaves, known.labels)
+            judged, known, samples = in_ball(guess, known)
         if self.likelihood.reads == "nothing":
-            match = self.likelihood({}, {"rows": self.value.new_zeros(len(guess.images))})
+            match = self.likelihood({}, {"rows": self.value.new_zeros(len(judged.images))})
         else:
+            arguments = {**judged.hidden, **known.given, **known.draws}
             with torch.autocast(self.value.device.type, self.autocast, enabled=self.autocast is not None):
-                match = self.backend(self.likelihood, guess.images, guess.labels, known.update, known.squares)
+                match = self.backend(
+                    self.likelihood, judged.images, judged.labels, known.update, known.squares, arguments
+                )
         with precise(self.value):
-            value = sum((prior(guess.images, observation) for prior in self.priors), start=match)
+            if samples > 1:
+                observation = observation.select([row for row in range(observation.updates) for _ in range(samples)])
+            value = sum((prior(judged.images, observation) for prior in self.priors), start=known.weight * match)
+            match, value = (each.unflatten(0, (-1, samples)).mean(1) for each in (match, value))
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
         return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
+
+    def known(self, rows: Tensor | None = None) -> Known:
+        """The tensors that the next evaluation of `rows`, or of all, takes; random numbers are drawn for it."""
+        known = self._part(rows).known
+        if self.draw is None:
+            return known
+        chosen = list(range(len(self.owner))) if rows is None else rows.tolist()
+        draws = self.draw(chosen, self.evaluations[chosen].tolist())
+        return known._replace(draws={name: value.to(self.value) for name, value in draws.items()})
+
+    def reweigh(self, weight: float) -> None:
+        """Set the factor on the likelihood; another factor makes another objective, whose best is still to be found."""
+        if weight != self._last_weight:  # kept as it came: a float32 tensor has rounded it
+            self._last_weight = weight
+            self.weight.fill_(weight)
+            self.value.fill_(torch.inf)
 
     def decode(self, variables: Variables, rows: Tensor | None = None) -> Guess:
         """What the values of `rows`, or of all, stand for."""
@@ -159,7 +154,8 @@ class Objective:
         }
         labels = None if self.labels is None else self.labels[list(rows)]
         squares = {name: inner(value, value) for name, value in update.items()}
-        return Rows(observation, Known(update, squares, labels, side))
+        given = {name: value[owners] for name, value in self.given.items()}
+        return Rows(observation, Known(update, squares, labels, side, given, self.weight, {}))
 
     def _keep(self, variables: Variables, value: Tensor, match: Tensor, rows: Tensor | None) -> None:
         """Count, and keep what is better; in place, so that a captured graph of kernels does it too."""

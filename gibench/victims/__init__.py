@@ -3,22 +3,30 @@
 from gibench.victims.base import Stage, Victim, seeded
 from gibench.victims.by_path import by_path
 from gibench.victims.cnn import cnn
+from gibench.victims.convbig import convbig
 from gibench.victims.convnet import convnet64
 from gibench.victims.lenet import lenet
 from gibench.victims.mlp import mlp
+from gibench.victims.precode import VariationalBottleneck, divergence, find_bottleneck, precode_lenet, precode_mlp
 from gibench.victims.resnet import lti_resnet20, resnet18, resnet20, resnet20_4
 from gibench.victims.weights import load_weights, save_weights
 
 __all__ = [
     "Stage",
+    "VariationalBottleneck",
     "Victim",
     "by_path",
     "cnn",
+    "convbig",
     "convnet64",
+    "divergence",
+    "find_bottleneck",
     "lenet",
     "load_weights",
     "lti_resnet20",
     "mlp",
+    "precode_lenet",
+    "precode_mlp",
     "resnet18",
     "resnet20",
     "resnet20_4",

@@ -14,6 +14,7 @@ def lenet(
     seed: int = 0,
     num_classes: int = 10,
     image_shape: tuple[int, int, int] = (3, 32, 32),
+    convolutions: Literal[3, 4] = 3,
     initialization: Literal["uniform", "default"] = "uniform",
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
@@ -26,34 +27,24 @@ def lenet(
         seed: decides the weights, alone.
         num_classes: number of logits.
         image_shape: (C, H, W).
+        convolutions: 4 adds one of stride 1, as in the code of Soteria (Sun et al., CVPR 2021); named lenet4, 19,438
+            parameters.
         initialization: "uniform" draws all weights and biases from U(-0.5, 0.5), as DLG does; "default" is PyTorch's
             own, whose gradients are much smaller.
         mean: per channel; 0 by default, because DLG takes raw pixels and its L-BFGS diverges on normalized ones.
         std: per channel; 1 by default.
     """
-    channels, height, width = image_shape
 
     def build() -> nn.Module:
-        hidden = 12 * -(-height // 4) * -(-width // 4)  # two strides of 2, each rounding up
-        network = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(channels, 12, 5, stride=2, padding=2),
-                act1=nn.Sigmoid(),
-                conv2=nn.Conv2d(12, 12, 5, stride=2, padding=2),
-                act2=nn.Sigmoid(),
-                conv3=nn.Conv2d(12, 12, 5, stride=1, padding=2),
-                act3=nn.Sigmoid(),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(hidden, num_classes),
-            )
-        )
+        layers, hidden = lenet_features(image_shape, convolutions)
+        network = nn.Sequential(OrderedDict(**layers, fc=nn.Linear(hidden, num_classes)))
         if initialization == "uniform":
             redraw_uniform(network)
         return network
 
     return Victim(
         seeded(build, seed),
-        architecture="lenet",
+        architecture="lenet" if convolutions == 3 else f"lenet{convolutions}",
         image_shape=image_shape,
         num_classes=num_classes,
         mean=mean,
@@ -62,7 +53,19 @@ def lenet(
     )
 
 
-def redraw_uniform(network: nn.Module) -> None:
-    """Draw every parameter from U(-0.5, 0.5), those of normalization layers too: the initialization of DLG and LTI."""
+def lenet_features(image_shape: tuple[int, int, int], convolutions: int) -> tuple[dict[str, nn.Module], int]:
+    """Return the layers of LeNet up to the flattening by name, and how many features (768 for 32x32) they put out."""
+    before, height, width = image_shape
+    layers: dict[str, nn.Module] = {}
+    for number in range(1, convolutions + 1):
+        layers[f"conv{number}"] = nn.Conv2d(before, 12, 5, stride=2 if number <= 2 else 1, padding=2)
+        layers[f"act{number}"] = nn.Sigmoid()
+        before = 12
+    layers["flatten"] = nn.Flatten()
+    return layers, 12 * -(-height // 4) * -(-width // 4)  # two strides of 2, each rounding up
+
+
+def redraw_uniform(network: nn.Module, bound: float = 0.5) -> None:
+    """Draw every parameter from U(-bound, bound), those of normalization layers too; 0.5 is that of DLG and LTI."""
     for parameter in network.parameters():
-        nn.init.uniform_(parameter, -0.5, 0.5)
+        nn.init.uniform_(parameter, -bound, bound)

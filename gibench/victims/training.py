@@ -13,11 +13,13 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from gibench.defenses import Defense
 from gibench.errors import ConfigurationError
 from gibench.seeding import derive
 from gibench.storage import write_atomically
 from gibench.victims.base import Victim
 from gibench.victims.checkpoints import KeepWeights
+from gibench.victims.defended import check_defended, released_gradient
 from gibench.victims.restart import EpochOrder, Precision, fit_from, shift_and_mirror
 
 IG_MILESTONES = (1 / 2.667, 1 / 1.6, 1 / 1.142)
@@ -39,6 +41,7 @@ class VictimTraining(LightningModule):
         weight_decay: of SGD.
         milestones: fractions of `steps` after which the learning rate is divided by ten.
         augment: shift each image by up to four pixels over black and mirror half of them.
+        defense: each step is made with what one client that defends itself so sends of the batch, dropout off.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class VictimTraining(LightningModule):
         weight_decay: float = 5e-4,
         milestones: Sequence[float] = IG_MILESTONES,
         augment: bool = False,
+        defense: Defense | None = None,
     ) -> None:
         super().__init__()
         self.victim = victim
         self.steps = steps
         self.seed = seed
         self.augment = augment
+        self.defense = defense
         self.sgd: dict[str, Any] = {
             "lr": learning_rate,
             "momentum": momentum,
@@ -68,13 +73,21 @@ class VictimTraining(LightningModule):
         self.milestones = [int(steps * fraction) for fraction in milestones]
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Return the mean cross-entropy of images (N, C, H, W) in [0, 1] and labels (N,)."""
+        """Return what is differentiated for images (N, C, H, W) in [0, 1] and labels (N,): the mean cross-entropy.
+
+        Under a defense it is <g, weights> with the gradient g that the client sends, whose derivative is g itself.
+        """
         images, labels = batch
         torch.manual_seed(derive("victim", self.seed, self.global_step))
-        logits = self.victim(shift_and_mirror(images) if self.augment else images)
+        images = shift_and_mirror(images) if self.augment else images
+        logits = self.victim(images)
         loss = F.cross_entropy(logits, labels)
         self.log_dict({"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}, prog_bar=True)
-        return loss
+        if self.defense is None:
+            return loss
+        seed = derive("defense", self.seed, self.global_step)
+        released = released_gradient(self.victim, self.defense, images, labels, seed=seed)
+        return torch.stack([(weight * released[name]).sum() for name, weight in self.victim.named_parameters()]).sum()
 
     def on_train_batch_end(self, *_: object) -> None:
         """Stop after the last step, which may lie within an epoch."""
@@ -102,6 +115,7 @@ def fit_victim(
     weight_decay: float = 5e-4,
     milestones: Sequence[float] = IG_MILESTONES,
     augment: bool = False,
+    defense: Defense | None = None,
     accelerator: str = "auto",
     precision: Precision = "32-true",
 ) -> list[Path]:
@@ -120,24 +134,27 @@ def fit_victim(
         out: folder for the files, one for each training.
         seed: decides the order of the images, dropout and augmentation.
         batch_size: images per step; the last batch of an epoch may be smaller.
-        learning_rate: of SGD, as all that follow to `augment`: see `VictimTraining`.
+        learning_rate: of SGD, as all that follow to `defense`: see `VictimTraining`.
         momentum: of SGD.
         nesterov: of SGD.
         weight_decay: of SGD.
         milestones: fractions of `steps` after which the learning rate is divided by ten.
         augment: shift each image by up to four pixels over black and mirror half of them.
+        defense: what the clients do to their updates, each step one client's update; None trains on plain gradients.
         accelerator: Lightning's, e.g. "cpu" or "gpu".
         precision: Lightning's.
 
     Raises:
-        ConfigurationError: a checkpoint lies outside 0..steps, the data do not fit the victim, or the folder holds
-            another training.
+        ConfigurationError: a checkpoint lies outside 0..steps, the data do not fit the victim, the victim does not fit
+            the defense or has BatchNorm under one, or the folder holds another training.
         StorageError: the folder cannot be written.
         WeightsError: the state from which a killed training continues is damaged.
     """
     kept = sorted({*checkpoints, steps})
     if kept[0] < 0 or kept[-1] > steps or steps < 1:
         raise ConfigurationError(f"checkpoints {kept} must lie in 0..{steps}, and steps be at least 1; change them.")
+    if defense is not None:
+        check_defended(victim, defense)
     training = VictimTraining(
         copy.deepcopy(victim),
         steps=steps,
@@ -148,6 +165,7 @@ def fit_victim(
         weight_decay=weight_decay,
         milestones=milestones,
         augment=augment,
+        defense=defense,
     )
     images, labels, ids = _split(data, "prior", victim)
     held_out, held_out_labels, held_out_ids = _split(data, "score", victim)
@@ -163,6 +181,7 @@ def fit_victim(
         "augment": augment,
         "seed": seed,
         "precision": precision,
+        **({} if defense is None else {"defense": str(defense)}),
     }
     _claim(out, json.dumps(settings, indent=2))
     state = out / "resume.ckpt"
@@ -174,7 +193,7 @@ def fit_victim(
             training,
             DataLoader(TensorDataset(images, labels), sampler=order, batch_size=None),
             epochs=-(-steps // len(order)),
-            callbacks=[KeepWeights(training.victim, paths, held_out, held_out_labels)],
+            callbacks=[KeepWeights(training.victim, paths, held_out, held_out_labels, defense=defense)],
             accelerator=accelerator,
             precision=precision,
         )

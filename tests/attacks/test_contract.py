@@ -8,11 +8,11 @@ import pytest
 import torch
 from helpers import batch_of, fully_connected, small_victim
 
-from gibench.attacks import Attack, BiasAttack, WrongUpdate, dlg, idlg, inverting_gradients, prior_alone
+from gibench.attacks import Attack, BiasAttack, WrongUpdate, bayes_optimal, dlg, idlg, inverting_gradients, prior_alone
 from gibench.clients import Client, FedAvg, FedSGD, SecureAggregation
 from gibench.engine import Engine
 from gibench.likelihoods import Cosine
-from gibench.search import Pixels
+from gibench.search import Ball, Pixels
 from gibench.types import Observation, ThreatModel
 from gibench.victims import Victim
 
@@ -24,6 +24,12 @@ ATTACKS: dict[str, tuple[Callable[[], Attack], Callable[[], Victim], int]] = {
     "idlg": (lambda: idlg(steps=3), small_victim, 1),
     "ig": (lambda: inverting_gradients(steps=20), small_victim, 1),
     "ig, unsigned, B = 2, restarts": (lambda: inverting_gradients(steps=15, signed=False, restarts=3), small_victim, 2),
+    "bayes": (lambda: bayes_optimal(steps=6, ramp_steps=3), small_victim, 1),
+    "bayes, ball, B = 2, restarts": (
+        lambda: bayes_optimal(steps=5, ramp_steps=2, restarts=2, ball=Ball(radius=1.0, samples=2)),
+        small_victim,
+        2,
+    ),
     "ig, prior alone": (lambda: prior_alone(inverting_gradients(steps=10)), small_victim, 1),
 }
 

@@ -70,7 +70,7 @@ def test_the_threat_model_has_no_hidden_stage_or_regime() -> None:
 def test_the_observation_has_no_room_for_private_images() -> None:
     assert set(Observation.model_fields) == {
         *("update", "simulate", "victim", "threat_model", "image_shape", "num_classes", "batch_size"),
-        *("labels", "label_counts", "batch_statistics", "seeds", "bytes_per_update"),
+        *("labels", "label_counts", "batch_statistics", "defense", "randomness", "seeds", "bytes_per_update"),
     }
 
 

@@ -13,13 +13,11 @@ from gibench.report.charts import (
     Lane,
     Mark,
     Point,
-    Scale,
     curves,
-    decades,
     quality_against_cost,
-    round_ticks,
     strip,
 )
+from gibench.report.drawing import Scale, decades, round_ticks
 
 INTERVAL = Interval(20.0, 18.0, 23.0, images=3, clusters=3)
 ONE_UPDATE = Interval(20.0, None, None, images=1, clusters=1, reason="one update only.")

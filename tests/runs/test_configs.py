@@ -13,10 +13,17 @@ import yaml
 from safetensors.torch import load_file
 
 from gibench.runs.configuration import load
+from gibench.runs.suite import cells, victims
 
 Command = Callable[..., tuple[int, str, str]]
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHORT = {"steps": 2, "restarts": 1, "updates": 2}
+SHORT: dict[str, Any] = {"steps": 2, "ramp_steps": 1, "restarts": 1, "updates": 2, "checkpoints": [0, 1, 2]}
+CLIENTS = {"ats_undo": "fedsgd_lenet_ats"}  # of attacks on one defense
+SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
+    ("broken_defenses", "full"),
+    ("bayes_optimal", "full"),
+    ("assumption_audit", "full"),
+}
 
 
 def shipped(room: str) -> list[str]:
@@ -24,9 +31,12 @@ def shipped(room: str) -> list[str]:
 
 
 def shorten(node: Any) -> Any:
-    """Two steps, one restart, two updates; everything else as shipped."""
+    """Two steps, one restart, two updates, victims at the start and after two; everything else as shipped."""
     if isinstance(node, dict):
-        return {key: SHORT.get(key, shorten(value)) for key, value in node.items()}
+        return {
+            key: [value[0], 2] if key.endswith("_steps") and isinstance(value, list) else SHORT.get(key, shorten(value))
+            for key, value in node.items()
+        }
     return [shorten(item) for item in node] if isinstance(node, list) else node
 
 
@@ -46,24 +56,43 @@ def part(room: str, name: str) -> dict[str, Any]:
     return shorten(load(CONFIGS / room / f"{name}.yaml"))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("size", ["small", "full"])
-@pytest.mark.parametrize("name", shipped("suites"))
-def test_suites(gibench: Command, tmp_path: Path, name: str, size: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=[pytest.mark.slow] if (name, size) in SLOW else [])
+        for name in shipped("suites")
+        for size in ("small", "full")
+    ],
+)
+def test_suites(
+    gibench: Command,
+    tmp_path: Path,
+    name: str,
+    size: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each cell of each size; the numbers of steps and updates are the only things that change."""
     tree = load(CONFIGS / "suites" / f"{name}.yaml")
     if size not in tree["sizes"]:
         pytest.skip(f"{name} has no size {size}")
     if "CIFAR10" in str(tree):
         request.getfixturevalue("cifar10_root")
-    cells = sum(len(row["attacks"]) for row in tree["cells"])
+    tree.pop("tuned", None)  # settings for the attacks at their full length
+    monkeypatch.chdir(tmp_path)  # victims go into runs/victims
     records = run(gibench, tmp_path, shorten(tree), "--size", size)
     found = {(r["scenario"], r["attack"]) for r in records}
-    assert len([attack for _, attack in found if not attack.startswith("floor") and "wrong" not in attack]) == cells
+    attacks = [attack for _, attack in found if not attack.startswith("floor") and "wrong" not in attack]
+    assert len(attacks) == len(cells(shorten(tree), name=name, size=size))
 
 
 @pytest.mark.parametrize("name", shipped("attacks"))
 def test_attacks(gibench: Command, tmp_path: Path, name: str) -> None:
-    tree = {"data": photographs(), "client": part("clients", "fedsgd_mlp"), "attack": part("attacks", name)}
+    tree = {
+        "data": photographs(),
+        "client": part("clients", CLIENTS.get(name, "fedsgd_mlp")),
+        "attack": part("attacks", name),
+    }
     assert run(gibench, tmp_path, tree)
 
 
@@ -107,4 +136,34 @@ def test_victims(gibench: Command, tmp_path: Path, name: str) -> None:
 
 
 def test_every_configuration_stands_in_a_room_that_is_tested() -> None:
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"suites", "attacks", "clients", "data", "victims"}
+    """`tuned` is tested with the suites."""
+    rooms = {"suites", "attacks", "clients", "data", "victims"}
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} - {"tuned"} == rooms
+
+
+def test_a_suite_with_victims_and_a_series_is_shortened_as_a_whole() -> None:
+    tree = {
+        "sizes": {"small": {"soteria_steps": [0, 1, 10, 5000], "last": 5000, "ig_steps": 4800}},
+        "victims": {"lenet": {"steps": "${last}", "checkpoints": "${soteria_steps}"}},
+        "scenarios": {"soteria": {"over": {"step": "${soteria_steps}"}, "data": {}, "client": {"path": "step${step}"}}},
+        "attacks": {"ig": {"init_args": {"steps": "${ig_steps}"}}},
+        "cells": [{"scenario": "soteria", "attacks": ["ig"]}],
+    }
+    found = cells(shorten(tree), name="suite", size="small")
+    assert [cell["client"]["path"] for cell in found] == ["step0", "step2"]
+    assert victims(shorten(tree), name="suite", size="small") == {"lenet": {"steps": 2, "checkpoints": [0, 1, 2]}}
+
+
+@pytest.mark.parametrize("size", ["small", "full"])
+@pytest.mark.parametrize(
+    "name", [name for name in shipped("suites") if "tuned" in load(CONFIGS / "suites" / f"{name}.yaml")]
+)
+def test_tuned_settings_are_there_and_of_their_suite(gibench: Command, name: str, size: str) -> None:
+    status, printed, errors = gibench("run", CONFIGS / "suites" / f"{name}.yaml", "--size", size, "--print-config")
+    assert status == 0, errors
+    chosen = load(CONFIGS / "tuned" / f"{name}.yaml")["chosen"]
+    resolved = yaml.safe_load(printed)
+    for scenario, attacks in chosen.items():
+        for attack, entry in attacks.items():
+            found = resolved[f"{scenario} x {attack}"]["attack"]["init_args"]
+            assert entry["settings"].items() <= found.items()

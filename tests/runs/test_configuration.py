@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gibench.errors import ConfigurationError
-from gibench.runs.configuration import cells, find, load, merge, override, substitute
+from gibench.runs.configuration import find, load, merge, override, substitute
+from gibench.runs.suite import cells
 
 SUITE = {
     "sizes": {"small": {"n": 2}, "full": {"n": 50}},

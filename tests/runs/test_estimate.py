@@ -11,9 +11,10 @@ from helpers import batch_of, small_victim
 from gibench.attacks import inverting_gradients
 from gibench.clients import FedSGD
 from gibench.progress import Step, watching
-from gibench.runs.configuration import cells, load
+from gibench.runs.configuration import load
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.plan import Job, plan
+from gibench.runs.suite import cells
 
 
 def jobs(path: Path, **settings: int) -> dict[str, Job]:

@@ -143,6 +143,19 @@ def test_other_settings_in_the_same_folder_are_refused(gibench: Command, single:
     assert (out / "records.jsonl").read_bytes() == before
 
 
+def test_records_of_another_victim_are_not_continued(gibench: Command, single: Path, tmp_path: Path) -> None:
+    """Weights behind the same path may have changed since."""
+    out = tmp_path / "run"
+    assert gibench("run", single, "--out", out, "--limit", 2)[0] == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    for cell in manifest["cells"]:
+        cell["victim"]["weights_sha256"] = "0" * 64
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    status, _, errors = gibench("run", single, "--out", out, "--limit", 2)
+    assert status == 1
+    assert "another victim" in errors
+
+
 def test_overrides_replace_settings_and_attacks(gibench: Command, single: Path, tmp_path: Path) -> None:
     gibench("run", single, "--out", tmp_path / "a", "--limit", 2, "--attack.steps=3", "--attack.restarts=1")
     ig = [row for row in records(tmp_path / "a") if row["attack"] == "inverting_gradients"]

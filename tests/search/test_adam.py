@@ -15,7 +15,7 @@ from gibench.likelihoods import Flat
 from gibench.priors import Prior
 from gibench.progress import watching
 from gibench.search import Adam, Objective
-from gibench.search.objective import Evaluation, Guess, Variables
+from gibench.search.evaluation import Evaluation, Guess, Variables
 from gibench.types import Observation
 
 

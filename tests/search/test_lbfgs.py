@@ -14,8 +14,8 @@ from torch import Tensor
 from gibench.errors import ConfigurationError
 from gibench.progress import Step, watching
 from gibench.search import LBFGS
+from gibench.search.evaluation import Evaluation, Guess, Variables
 from gibench.search.history import History
-from gibench.search.objective import Evaluation, Guess, Variables
 
 LINE_SEARCHES = ["none", "backtracking", "strong_wolfe"]
 

@@ -17,10 +17,13 @@ from gibench.errors import ShapeError
 from gibench.victims import (
     Victim,
     cnn,
+    convbig,
     convnet64,
     lenet,
     lti_resnet20,
     mlp,
+    precode_lenet,
+    precode_mlp,
     resnet18,
     resnet20,
     resnet20_4,
@@ -31,6 +34,10 @@ CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 MNIST: dict[str, Any] = {"image_shape": (1, 28, 28), "mean": (0.1307,), "std": (0.3081,)}
+
+
+def lenet4(**arguments: Any) -> Victim:
+    return lenet(convolutions=4, **arguments)
 
 
 def conv(before: int, after: int, side: int, bias: int = 1) -> int:
@@ -57,11 +64,17 @@ def resnet_parameters(blocks: list[int], width: int, *, projections: bool) -> in
 
 CONVNET64 = sum(conv(a, b, 3) + 2 * b for a, b in [(3, 64), (64, 128), (128, 128), (128, 256), *[(256, 256)] * 4])
 
+CONVBIG = conv(3, 32, 3) + conv(32, 64, 1) + linear(5184, 2000) + linear(2000, 1000) + linear(1000, 10)
+BOTTLENECK = linear(256, 512) + linear(256, 256)
+PRECODE_MLP = linear(3072, 500) + 4 * linear(500, 500) + linear(500, 256) + linear(256, 500) + linear(500, 10)
+PRECODE_LENET = conv(3, 12, 5) + 3 * conv(12, 12, 5) + linear(768, 256) + linear(256, 768) + linear(768, 10)
+
 PARAMETERS: list[tuple[str, Callable[[], Victim], int, int]] = [
     # Name, victim, its published count (of METHODS or a stored log), and the same by arithmetic from the shapes.
     ("lenet", lenet, 15_826, conv(3, 12, 5) + 2 * conv(12, 12, 5) + linear(768, 10)),
     ("lenet-100", lambda: lenet(num_classes=100), 85_036, conv(3, 12, 5) + 2 * conv(12, 12, 5) + linear(768, 100)),
     ("lenet-mnist", lambda: lenet(image_shape=(1, 28, 28)), 13_426, conv(1, 12, 5) + 7_224 + linear(588, 10)),
+    ("lenet4", lenet4, 19_438, conv(3, 12, 5) + 3 * conv(12, 12, 5) + linear(768, 10)),
     ("mlp", mlp, 5_256_202, linear(3072, 1024) + 2 * linear(1024, 1024) + linear(1024, 10)),
     ("convnet64", convnet64, 2_904_970, CONVNET64 + linear(2304, 10)),
     ("resnet20_4", resnet20_4, 4_327_754, resnet_parameters([3, 3, 3], 64, projections=True)),
@@ -70,8 +83,12 @@ PARAMETERS: list[tuple[str, Callable[[], Victim], int, int]] = [
     ("lti_resnet20", lti_resnet20, 2 * 134_861, resnet_parameters([3, 3, 3], 16, projections=False)),
     ("cnn", cnn, 430_102, conv(3, 32, 3) + conv(32, 64, 3) + linear(4096, 100) + linear(100, 10)),
     ("cnn-mnist", lambda: cnn(**MNIST), 333_526, conv(1, 32, 3) + conv(32, 64, 3) + linear(3136, 100) + 1_010),
+    ("convbig", convbig, 12_384_018, CONVBIG),
+    ("precode_mlp", precode_mlp, 2_997_642, PRECODE_MLP + BOTTLENECK),
+    ("precode_lenet", precode_lenet, 611_054, PRECODE_LENET + BOTTLENECK),
 ]
-CIFAR_VICTIMS = [lenet, mlp, convnet64, resnet20_4, resnet18, resnet20, lti_resnet20, cnn]
+PLAIN = [lenet, lenet4, mlp, convnet64, resnet20_4, resnet18, resnet20, lti_resnet20, cnn, convbig]
+CIFAR_VICTIMS = [*PLAIN, precode_mlp, precode_lenet]
 each_victim = pytest.mark.parametrize("build", CIFAR_VICTIMS, ids=lambda build: build.__name__)
 
 
@@ -109,12 +126,15 @@ def test_only_the_seed_decides_the_weights(build: Callable[..., Victim]) -> None
     ("build", "normalization"),
     [
         (lenet, RAW),
+        (precode_lenet, RAW),
         (lti_resnet20, RAW),
         (mlp, CIFAR10_NORMALIZATION),
         (convnet64, CIFAR10_NORMALIZATION),
         (resnet20_4, CIFAR10_NORMALIZATION),
         (resnet18, CIFAR10_NORMALIZATION),
         (cnn, CIFAR10_NORMALIZATION),
+        (convbig, CIFAR10_NORMALIZATION),
+        (precode_mlp, CIFAR10_NORMALIZATION),
         (resnet20, IMAGENET_NORMALIZATION),
     ],
 )
@@ -136,20 +156,40 @@ def test_gradients_can_be_differentiated_again(build: Callable[[], Victim]) -> N
     assert second.abs().max() > 0
 
 
-@pytest.mark.parametrize("build", [lenet, lti_resnet20])
-def test_uniform_weights_fill_their_interval(build: Callable[[], Victim]) -> None:
-    values = torch.cat([parameter.detach().flatten() for parameter in build().parameters()])
-    assert -0.5 <= values.min() < -0.499
-    assert 0.499 < values.max() <= 0.5
-    assert values.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.02)
+@pytest.mark.parametrize(
+    ("build", "bound"),
+    [(lenet, 0.5), (lenet4, 0.5), (lti_resnet20, 0.5), (precode_lenet, 0.5), (precode_mlp, 0.05)],
+)
+def test_uniform_weights_fill_their_interval(build: Callable[[], Victim], bound: float) -> None:
+    values = torch.cat([parameter.detach().flatten() for parameter in build().parameters()]) / bound
+    assert -1 <= values.min() < -0.998
+    assert 0.998 < values.max() <= 1
+    assert values.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02)
+    assert build().initialization == f"U(-{bound}, {bound}), seed 0"
 
 
-def test_lenet_with_default_initialization_is_smaller() -> None:
-    victim = lenet(initialization="default")
-    bound = 1 / math.sqrt(3 * 25)  # PyTorch draws from U(-1, 1) / sqrt(fan-in)
-    first = victim.get_parameter("network.conv1.weight")
+@pytest.mark.parametrize(("build", "layer"), [(lenet, "conv1"), (precode_lenet, "conv1"), (precode_mlp, "fc1")])
+def test_default_initialization_is_smaller(build: Callable[..., Victim], layer: str) -> None:
+    victim = build(initialization="default")
+    first = victim.get_parameter(f"network.{layer}.weight")
+    bound = first[0].numel() ** -0.5  # PyTorch draws from U(-1, 1) / sqrt(fan-in)
     assert 0.99 * bound < first.abs().max() <= bound
     assert victim.initialization == "PyTorch default, seed 0"
+
+
+def test_convolutions_decide_the_name_of_lenet() -> None:
+    assert [lenet().architecture, lenet4().architecture] == ["lenet", "lenet4"]
+    strides = [layer.stride for layer in lenet4().modules() if isinstance(layer, nn.Conv2d)]
+    assert strides == [(2, 2), (2, 2), (1, 1), (1, 1)]
+
+
+def test_convbig_frames_its_map_with_the_bias_of_the_second_convolution() -> None:
+    victim = convbig()
+    framed = victim.get_submodule("network.conv2")(torch.rand(1, 32, 16, 16))
+    assert framed.shape == (1, 64, 18, 18)
+    bias = victim.get_parameter("network.conv2.bias")
+    assert torch.equal(framed[0, :, 0], bias[:, None].expand(64, 18))
+    assert torch.equal(framed[0, :, :, -1], bias[:, None].expand(64, 18))
 
 
 def test_cnn_draws_kernels_with_variance_one_over_fan_in_and_zero_biases() -> None:
@@ -208,6 +248,8 @@ def test_one_changed_weight_changes_the_fingerprint(tensor: int, place: float) -
     "configuration",
     [
         {"class_path": "gibench.victims.lenet", "init_args": {"seed": 3, "initialization": "default"}},
+        {"class_path": "gibench.victims.lenet", "init_args": {"convolutions": 4}},
+        {"class_path": "gibench.victims.precode_mlp", "init_args": {"num_classes": 4}},
         {"class_path": "gibench.victims.mlp.mlp", "init_args": {"width": 8}},
         {
             "class_path": "gibench.victims.by_path",
@@ -218,7 +260,7 @@ def test_one_changed_weight_changes_the_fingerprint(tensor: int, place: float) -
             "init_args": {"victim": {"class_path": "gibench.victims.lenet"}, "path": "lenet.safetensors"},
         },
     ],
-    ids=["lenet", "mlp", "by_path", "load_weights"],
+    ids=["lenet", "lenet4", "precode", "mlp", "by_path", "load_weights"],
 )
 def test_victims_are_configured_from_yaml(
     configuration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,116 @@
+"""The posterior of one observation: what gradient matching compares, what it searches, and where it starts."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from gibench.engine import Backend
+from gibench.errors import RefusalError
+from gibench.likelihoods import Hypothesis
+from gibench.priors import Prior
+from gibench.search import Objective
+from gibench.search.evaluation import BALL, Guess, Variables
+from gibench.seeding import derive, normal_rows
+from gibench.types import Observation
+from gibench.victims import Victim
+
+if TYPE_CHECKING:
+    from gibench.attacks.gradient_matching import GradientMatching
+
+Row = tuple[int, int]
+"""A restart of an update: (restart, update)."""
+
+
+class Posterior(NamedTuple):
+    """The parts of an attack, bound to an observation.
+
+    attack: the parts. hypothesis: what it takes for the law of the updates.
+    """
+
+    attack: "GradientMatching"
+    hypothesis: Hypothesis
+
+    @property
+    def observation(self) -> Observation:
+        """With what the attack simulates and compares."""
+        return self.hypothesis.observation
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, those of one update after each other."""
+        return [
+            (restart, update) for update in range(self.observation.updates) for restart in range(self.attack.restarts)
+        ]
+
+    def objective(self, rows: Sequence[Row], backend: Backend) -> tuple[Objective, Variables]:
+        """The objective of the given rows, and where their search starts."""
+        attack, hypothesis = self.attack, self.hypothesis
+        updates = sorted({update for _, update in rows})
+        whole = len(updates) == self.observation.updates
+        observed = self.observation if whole else self.observation.select(updates)
+        owner = [updates.index(update) for _, update in rows]
+        seeds = [derive(self.observation.seeds[update], "restart", restart) for restart, update in rows]
+        victim = white_box(observed)
+        known = attack.labels(observed)[owner] if attack.labels else None
+        start = self._start(observed, victim, seeds)
+
+        def decode(variables: Variables, known: Tensor | None) -> Guess:
+            labels = F.softmax(variables["logits"], 2) if known is None else known
+            images = attack.pixels.decode(variables["pixels"], victim)
+            return Guess(
+                images, labels, {name: variables[name] for name in variables if name not in ("pixels", "logits")}
+            )
+
+        def project(variables: Variables) -> Variables:
+            return {**variables, "pixels": attack.pixels.project(variables["pixels"], victim)}
+
+        objective = Objective(
+            observed,
+            owner,
+            backend=backend,
+            likelihood=hypothesis.likelihood,
+            priors=[prior for prior in attack.priors if isinstance(prior, Prior)],
+            decode=decode,
+            project=project,
+            labels=known,
+            given={name: value[updates] for name, value in hypothesis.known.items()},
+            draw=self._draw(seeds) if attack.ball or self._drawn else None,
+        )
+        return objective, start
+
+    @property
+    def _drawn(self) -> bool:
+        return self.hypothesis.hidden is not None and self.attack.hidden == "drawn"
+
+    def _start(self, observed: Observation, victim: Victim, seeds: Sequence[int]) -> Variables:
+        start = {"pixels": self.attack.pixels.start(observed, victim, seeds)}
+        size, hidden = observed.known_batch_size(), self.hypothesis.hidden
+        if self.attack.labels is None:
+            start["logits"] = normal_rows((size, observed.num_classes), seeds, "labels").to(start["pixels"])
+        if hidden is not None and not self._drawn:
+            start[hidden.name] = start["pixels"].new_zeros(len(seeds), size, *hidden.shape)
+        return start
+
+    def _draw(self, seeds: Sequence[int]) -> Callable[[Sequence[int], Sequence[int]], dict[str, Tensor]]:
+        size, ball, hidden = self.observation.known_batch_size(), self.attack.ball, self.hypothesis.hidden
+
+        def draw(rows: Sequence[int], evaluations: Sequence[int]) -> dict[str, Tensor]:
+            own = [seeds[row] for row in rows]
+            draws = {}
+            if ball:
+                draws[BALL] = ball.draw((size, *self.observation.image_shape), own, evaluations)
+            if hidden and self._drawn:
+                each = [derive(seed, hidden.name, count) for seed, count in zip(own, evaluations, strict=True)]
+                draws[hidden.name] = normal_rows((size, *hidden.shape), each)
+            return draws
+
+        return draw
+
+
+def white_box(observation: Observation) -> Victim:
+    """The victim of the observation, with its normalization."""
+    if not isinstance(observation.victim, Victim):
+        raise RefusalError("wrap the model in gibench.victims.Victim, which states its normalization and image shape.")
+    return observation.victim

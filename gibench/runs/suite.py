@@ -1,0 +1,176 @@
+"""Suites: scenarios and attacks, and the cells in which they meet, one plain dictionary each.
+
+A suite names scenarios (data and client) and attacks, and lists in `cells` which meet; a cell may change single
+settings of its attacks.
+
+A scenario may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-VARIABLEVALUE, with
+`${VARIABLE}` replaced in it; cells that name it apply to all of them. `victims` names trainings, as `gibench fit` reads
+them, that come before everything else. `reference` names the attack that the report pairs with each other one.
+"""
+
+import copy
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from gibench.errors import ConfigurationError
+from gibench.runs.configuration import PARTS, Tree, merge, substitute
+from gibench.runs.tuned import Chosen
+
+
+class Cell(dict[str, Any]):
+    """One attack on one scenario: a dictionary of data, client and attack, with the names it is filed under."""
+
+    def __init__(self, scenario: str, attack: str, parts: Tree, *, wrong_update: bool = False) -> None:
+        super().__init__(parts)
+        self.scenario = scenario
+        self.attack = attack
+        self.wrong_update = wrong_update
+
+
+def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list[Cell]:
+    """Return the cells of a suite, or the one cell of a plain run configuration (data, client, attack).
+
+    Args:
+        tree: as `gibench.runs.configuration.load` reads it.
+        name: what errors call it.
+        size: one of its sizes.
+        file: where it stands, to which `tuned` is relative; None leaves the attacks as they are before tuning.
+
+    Raises:
+        ConfigurationError: naming the key that is unknown, missing or of the wrong kind, or what `tuned` lacks.
+    """
+    if "cells" not in tree:
+        require(tree, name, needed=set(PARTS), allowed={"name"})
+        parts = {key: tree[key] for key in PARTS}
+        return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
+    optional = {"name", "sizes", "description", "victims", "reference", "tune", "tuned"}
+    require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
+    values = _values(tree, name=name, size=size)
+    templates = _expand(tree["scenarios"], values, name=name)
+    whole = tree
+    others = {key: value for key, value in tree.items() if key not in ("sizes", "scenarios", "tune", "tuned")}
+    tree = substitute(others, values) | {"scenarios": templates}
+    if "reference" in tree:
+        _named(tree["attacks"], tree["reference"], "attack")
+    found: list[Cell] = []
+    for row in tree["cells"]:
+        require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
+        for member, scenario in _named(tree["scenarios"], row["scenario"], "scenario").items():
+            changes = row["attacks"] if isinstance(row["attacks"], dict) else {}
+            for attack in row["attacks"]:
+                parts = {
+                    "data": merge(scenario["data"], row.get("data", {})),
+                    "client": copy.deepcopy(scenario["client"]),
+                    "attack": merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {}),
+                }
+                found.append(Cell(member, attack, parts, wrong_update=attack in row.get("wrong_update", ())))
+    keys = [(cell.scenario, cell.attack) for cell in found]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ConfigurationError(f"{name} lists {' x '.join(twice[0])} twice; give one of them another name.")
+    if file is not None and "tuned" in whole:
+        chosen = Chosen(whole, suite=file, size=size)
+        for cell in found:
+            cell["attack"] = chosen.lay(cell, scenario=cell.scenario, name=cell.attack)
+    return found
+
+
+def series(tree: Tree, *, name: str, size: str) -> Tree:
+    """Return what `over` expands: scenario -> its variable, and name -> value of each scenario that it stands for.
+
+    Raises:
+        ConfigurationError: as `cells`.
+    """
+    if "cells" not in tree:
+        return {}
+    values = _values(tree, name=name, size=size)
+    found = {}
+    for scenario, template in tree["scenarios"].items():
+        if "over" in template:
+            variable, points = _over(scenario, template["over"], values, where=f"{name}: {scenario}")
+            found[scenario] = {"variable": variable, "scenarios": points}
+    return found
+
+
+def victims(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
+    """Return the trainings that come first: victim -> the configuration of its training, as `gibench fit` reads it.
+
+    Raises:
+        ConfigurationError: as `cells`.
+    """
+    if "victims" not in tree:
+        return {}
+    trainings = substitute(tree["victims"], _values(tree, name=name, size=size))
+    if not isinstance(trainings, dict):
+        raise ConfigurationError(f"{name}: victims must map names to trainings; see configs/victims for their form.")
+    return {victim: _named(trainings, victim, "victim") for victim in trainings}
+
+
+def _values(tree: Tree, *, name: str, size: str) -> Tree:
+    """What the size gives to each variable of a suite."""
+    sizes = tree.get("sizes", {"small": {}})
+    if size not in sizes:
+        raise ConfigurationError(f"{name} has no size {size!r}; choose among {', '.join(sizes)}.")
+    values: Tree = sizes[size]
+    return values
+
+
+def _expand(scenarios: Any, values: Tree, *, name: str) -> dict[str, Tree]:  # noqa: ANN401 - any YAML node
+    """Scenario -> all that it stands for, by name, with the values of the size and its own filled in."""
+    expanded: dict[str, Tree] = {}
+    for scenario in scenarios if isinstance(scenarios, dict) else ():
+        template, where = _named(scenarios, scenario, "scenario"), f"{name}: {scenario}"
+        require(template, where, needed={"data", "client"}, allowed={"over"})
+        if "over" not in template:
+            expanded[scenario] = {scenario: substitute(template, values)}
+            continue
+        variable, points = _over(scenario, template["over"], values, where=where)
+        rest = {key: part for key, part in template.items() if key != "over"}
+        expanded[scenario] = {member: substitute(rest, {**values, variable: point}) for member, point in points.items()}
+    names = [member for members in expanded.values() for member in members]
+    if twice := [member for member in names if names.count(member) > 1]:
+        raise ConfigurationError(f"{name} has two scenarios {twice[0]!r}; give one of them another name.")
+    return expanded
+
+
+def _over(scenario: str, node: Any, values: Tree, *, where: str) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - YAML
+    """Read `over`: its variable, and the name and value of each scenario that it stands for."""
+    over = substitute(node, values)
+    if not isinstance(over, dict) or len(over) != 1:
+        raise ConfigurationError(f"{where}: over must name one variable, such as over: {{step: [0, 10]}}.")
+    [(variable, points)] = over.items()
+    if variable in values:
+        raise ConfigurationError(f"{where}: the size defines {variable!r}, too; give one of them another name.")
+    different = isinstance(points, list) and 0 < len(points) == len({str(point) for point in points})
+    if not different or not all(_is_number(point) for point in points):
+        raise ConfigurationError(f"{where}: over {variable} must list different numbers, not {points!r}.")
+    return variable, {f"{scenario}-{variable}{point}": point for point in points}
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401 - any YAML node
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def attack_name(part: Any) -> str:  # noqa: ANN401 - any YAML node
+    """The name of an attack that a configuration does not name: the last part of its class path."""
+    path = part.get("class_path", "attack") if isinstance(part, dict) else str(part)
+    return str(path).rpartition(".")[2]
+
+
+def require(tree: Any, where: str, *, needed: set[str], allowed: set[str]) -> None:  # noqa: ANN401 - any YAML node
+    """Raise ConfigurationError unless `tree` is a mapping with all `needed` keys and none but those and `allowed`."""
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{where} must be a mapping with the keys {', '.join(sorted(needed))}.")
+    if missing := needed - set(tree):
+        raise ConfigurationError(f"{where} lacks {', '.join(sorted(missing))}; add it.")
+    if unknown := set(tree) - needed - allowed:
+        choices = ", ".join(sorted(needed | allowed))
+        raise ConfigurationError(f"{where} has the unknown key {sorted(unknown)[0]!r}; known are {choices}.")
+
+
+def _named(parts: Any, name: str, kind: str) -> Tree:  # noqa: ANN401 - any YAML node
+    if not isinstance(parts, dict) or not isinstance(parts.get(name), dict):
+        known = ", ".join(parts) if isinstance(parts, dict) else "none"
+        raise ConfigurationError(f"there is no {kind} {name!r}; defined are {known}.")
+    part: Tree = parts[name]
+    return part
