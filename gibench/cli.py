@@ -140,9 +140,13 @@ def _parser() -> _Parser:
     doctor = commands.add_parser(
         "doctor",
         parents=[common],
-        help="what this machine has, and whether a model can be attacked",
-        description="Print devices, versions, data sets and weights found, and try the second derivatives of a model.",
+        help="what this machine has, whether a model can be attacked, and what an update discards",
+        description="Print devices, versions, data sets and weights found, and try the second derivatives of a model; "
+        "or, with --leak, what the updates of a configuration discard, before any attack.",
     )
+    doctor.add_argument("--leak", metavar="CONFIG", help="a suite or a configuration: a YAML file, or a shipped name")
+    doctor.add_argument("--size", default="small", help="of that suite (small)")
+    doctor.add_argument("--updates", type=int, default=1, metavar="N", help="to look at, of each scenario of it (1)")
     doctor.add_argument("--model", metavar="PATH", help="dotted path, e.g. torchvision.models.resnet18")
     doctor.add_argument(
         "--image-size",

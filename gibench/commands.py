@@ -20,7 +20,7 @@ from gibench.runs.plan import parse, plan
 from gibench.runs.processes import Processes
 from gibench.runs.run import Run
 from gibench.runs.spaces import read_budget
-from gibench.runs.suite import Cell, attack_name, cells, series, victims
+from gibench.runs.suite import Cell, attack_name, cells, diagnosed, left_out, series, victims
 from gibench.runs.training import parse_training, parse_victims, train, train_victims
 from gibench.runs.tuning import Tuning
 
@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
             command=options.line,
             series=series(tree, name=name, size=options.size),
             reference=tree.get("reference"),
+            left_out=left_out(tree, name=name),
+            diagnosed=diagnosed(tree, name=name, size=options.size),
             jobs=plan(found, options.overrides, options.limit),
             out=out,
             processes=processes,
@@ -128,7 +130,16 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Look at the machine and, where one is given, at a model."""
+    """Look at the machine and, where one is given, at a model; or at what a configuration's updates discard."""
+    if options.leak is not None:
+        path = find(options.leak)
+        tree = load(path)
+        found = cells(tree, name=str(tree.get("name", path.stem)), size=options.size, file=path)
+        jobs = plan(found, (), limit=None)
+        diagnostics.print_leak(
+            {job.scenario: (job.data, job.client) for job in jobs}, updates=options.updates, console=CONSOLE
+        )
+        return 0
     return diagnostics.doctor(options.model, image_size=options.image_size)
 
 

@@ -8,7 +8,7 @@ from gibench.attacks import Attack
 from gibench.clients import Client
 from gibench.diagnostics import probe_second_derivatives
 from gibench.errors import ConfigurationError, RefusalError
-from gibench.metrics import ImageQuality
+from gibench.metrics import ErrorsInPictures, ImageQuality
 from gibench.precision import current, exact, parity
 from gibench.progress import clock
 from gibench.scoring import Scored, Scorer
@@ -27,6 +27,7 @@ class GradientInversion(LightningModule):
         attack: gets the observation, and nothing else.
         quality: the metrics; None takes all that are available.
         fallback: (C, H, W), what a failed reconstruction scores as; None is mid-gray. A suite passes the prior's mean.
+        errors: what the errors look like; None knows neither class means nor other images of the split.
         scenario, name: what the records are filed under.
 
     Raises:
@@ -40,6 +41,7 @@ class GradientInversion(LightningModule):
         *,
         quality: ImageQuality | None = None,
         fallback: Tensor | None = None,
+        errors: ErrorsInPictures | None = None,
         scenario: str = "scenario",
         name: str = "attack",
     ) -> None:
@@ -54,6 +56,7 @@ class GradientInversion(LightningModule):
             quality=quality or ImageQuality(),
             fallback=gray if fallback is None else fallback,
             seed=client.seed,
+            errors=errors or ErrorsInPictures(),
         )
 
     def on_predict_start(self) -> None:

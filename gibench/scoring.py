@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gibench.matching import match, reorder
-from gibench.metrics import ImageQuality, psnr
+from gibench.metrics import ErrorsInPictures, ImageQuality, psnr
 from gibench.precision import Parity
 from gibench.seeding import attacker_seed
 from gibench.types import Batch, Reconstruction, Record
@@ -29,13 +29,23 @@ class Scorer:
         quality: the metrics.
         fallback: (C, H, W), the mean image of the prior split: a failed reconstruction scores as this one (rule R7).
         seed: of the scenario; the records carry the attacker's seed that was derived from it.
+        errors: what the errors look like is recorded of attacks; None does without, as for floors.
     """
 
-    def __init__(self, *, scenario: str, quality: ImageQuality, fallback: Tensor, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        scenario: str,
+        quality: ImageQuality,
+        fallback: Tensor,
+        seed: int = 0,
+        errors: ErrorsInPictures | None = None,
+    ) -> None:
         self.scenario = scenario
         self.quality = quality
         self.fallback = fallback
         self.seed = seed
+        self.errors = errors
         self.precision: tuple[str, Parity] = ("32-true", "reference")
         """Of the attack, and what the panel of rule R14 says of it."""
 
@@ -53,6 +63,7 @@ class Scorer:
         values = self.quality(images.flatten(0, 1), private.flatten(0, 1))
         scores = {name: [None] * failed.numel() if value is None else value.tolist() for name, value in values.items()}
         oracle = self._oracle(found.candidates, private)
+        looks = self.errors(images, private, batch.labels, batch.image_ids)._asdict() if self.errors else {}
         records, size = [], private.shape[1]
         for row in range(failed.numel()):
             update, position = divmod(row, size)
@@ -69,6 +80,7 @@ class Scorer:
                     reason=refusal,
                     **{name: column[row] for name, column in scores.items()},
                     psnr_oracle=None if oracle is None else oracle[row],
+                    **({} if failed[update, position] else {name: column[row] for name, column in looks.items()}),
                     objective=objective if math.isfinite(objective) else None,
                     label=int(batch.labels[update, position]),
                     label_inferred=None if labels is None or refusal else int(labels[update, position]),

@@ -194,6 +194,8 @@ class Record(_Frozen):
     psnr_oracle: PSNR had the best restart been chosen by the true image; minus psnr it is the oracle gap.
     objective: the attacker's. gradient_evaluations, seconds: this image's share of its update's cost.
     label, label_inferred: the true one, and what the attack says after matching.
+    psnr_mixture, psnr_class_mean, bad_pixels, tv_ratio, identified: what the errors look like, see
+        `gibench.metrics.ErrorsInPictures`; None where one is not defined, of failed images, and in older records.
     backend: how the engine computed it. precision: Lightning's name, or tf32. parity: whether the precision gave fp32's
         scores on the panel of rule R14: "reference" (it is fp32 or better), "within" or "outside" the tolerance, or
         "untested" for this kind of victim and device.
@@ -212,6 +214,11 @@ class Record(_Frozen):
     lpips_alex: float | None
     lpips_vgg: float | None
     psnr_oracle: float | None = None
+    psnr_mixture: float | None = None
+    psnr_class_mean: float | None = None
+    bad_pixels: float | None = None
+    tv_ratio: float | None = None
+    identified: bool | None = None
     objective: float | None
     label: int
     label_inferred: int | None

@@ -22,6 +22,15 @@ def cifar10_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def flowers17() -> Path:
+    """The file flowers17.npz."""
+    root = os.environ.get("GIBENCH_DATA")
+    if root is None or not (Path(root) / "flowers17.npz").is_file():
+        pytest.skip("needs Flowers-17: set GIBENCH_DATA to a folder with flowers17.npz (images, labels, uint8 NHWC).")
+    return Path(root) / "flowers17.npz"
+
+
+@pytest.fixture(scope="session")
 def weights_root() -> Path:
     """The folder that holds the LPIPS backbones and other real weights."""
     root = os.environ.get("GIBENCH_WEIGHTS")

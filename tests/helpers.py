@@ -9,7 +9,7 @@ from torch import nn
 
 from gibench.attacks import Attack
 from gibench.types import Batch, Observation, Reconstruction
-from gibench.victims import Victim, seeded
+from gibench.victims import BinaryLogits, Victim, seeded
 
 
 def small_victim(*, batch_norm: bool = False, num_classes: int = 10, seed: int = 0, side: int = 8) -> Victim:
@@ -43,6 +43,27 @@ def fully_connected(*, num_classes: int = 10, seed: int = 0, side: int = 8) -> V
         image_shape=(3, side, side),
         num_classes=num_classes,
         initialization=f"default, seed {seed}",
+    )
+
+
+def leaky_chain(*, channels: int = 12, num_classes: int = 10, binary: bool = False) -> Victim:
+    """A chain of two convolutions without bias and an invertible activation, whose head sees 192 features."""
+
+    def build() -> nn.Module:
+        first = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
+        second = nn.Conv2d(channels, 12, 3, padding=1, bias=False)
+        body = [first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Flatten()]
+        one_logit = [nn.Linear(192, 1, bias=False), BinaryLogits(num_classes)]
+        return nn.Sequential(*body, *(one_logit if binary else [nn.Linear(192, num_classes)]))
+
+    return Victim(
+        seeded(build, 0),
+        architecture="leaky chain",
+        image_shape=(3, 8, 8),
+        num_classes=num_classes,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+        initialization="default, seed 0",
     )
 
 

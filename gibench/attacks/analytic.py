@@ -31,7 +31,8 @@ class BiasAttack(Attack):
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
         self.check(observation.threat_model)
-        weight, bias = self._layer(observation)
+        name, _ = first_layer(observation, "the bias attack")
+        weight, bias = observation.update[f"{name}.weight"], observation.update[f"{name}.bias"]
         size, victim = observation.known_batch_size(), white_box(observation)
         if size == 1:
             inputs = torch.einsum("uij,ui->uj", weight, bias) / bias.square().sum(1, keepdim=True)
@@ -48,19 +49,6 @@ class BiasAttack(Attack):
             objective=residual.flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1),
             gradient_evaluations=torch.zeros(observation.updates, dtype=torch.int64),
         )
-
-    @staticmethod
-    def _layer(observation: Observation) -> tuple[Tensor, Tensor]:
-        """The updates of weight (U, rows, pixels) and bias (U, rows) of the first layer that sees the image."""
-        pixels = torch.Size(observation.image_shape).numel()
-        layers = [(name, layer) for name, layer in observation.victim.named_modules() if _weighted(layer)]
-        name, layer = layers[0] if layers else ("", nn.Identity())
-        if not isinstance(layer, nn.Linear) or layer.bias is None or layer.in_features != pixels:
-            raise RefusalError(
-                f"the bias attack needs a first layer that is fully connected with bias and sees all {pixels} pixels; "
-                f"here it is {type(layer).__name__}."
-            )
-        return observation.update[f"{name}.weight"], observation.update[f"{name}.bias"]
 
     @staticmethod
     def _rows(candidates: Tensor, size: int, strength: Tensor) -> Tensor:
@@ -81,6 +69,23 @@ class BiasAttack(Attack):
             if len(chosen) == size:
                 break
         return candidates[(chosen + size * rank)[:size]]
+
+
+def first_layer(observation: Observation, attack: str) -> tuple[str, nn.Linear]:
+    """The name and the first layer with weights, which must be fully connected with bias and see the whole image.
+
+    Raises:
+        RefusalError: where it is not; `attack` says who needs it.
+    """
+    pixels = torch.Size(observation.image_shape).numel()
+    layers = [(name, layer) for name, layer in observation.victim.named_modules() if _weighted(layer)]
+    name, layer = layers[0] if layers else ("", nn.Identity())
+    if not isinstance(layer, nn.Linear) or layer.bias is None or layer.in_features != pixels:
+        raise RefusalError(
+            f"{attack} needs a first layer that is fully connected with bias and sees all {pixels} pixels; "
+            f"here it is {type(layer).__name__}."
+        )
+    return name, layer
 
 
 def _weighted(layer: nn.Module) -> bool:

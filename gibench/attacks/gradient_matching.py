@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gibench.attacks.base import Attack
-from gibench.attacks.posterior import Posterior, Row
+from gibench.attacks.posterior import Posterior, Row, check_coupled
 from gibench.engine import Backend, Engine, Prepared
 from gibench.engine.backends import precise
 from gibench.engine.graph import fastest
@@ -41,9 +41,10 @@ class Found(NamedTuple):
 class GradientMatching(Attack):
     """Minimize -log p(g | x) - log p(x) over images, and over soft labels where `labels` is None.
 
-    Every row, that is every restart of every update, is an independent problem; rows are searched together in chunks
-    that keep to the engine's memory budget. The answer of a row is its iterate with the least objective. Among restarts
-    the likelihood alone decides (Inverting Gradients), and all of them are returned, for the oracle gap (rule R2).
+    Every row, that is every restart of every update, is an independent problem, unless a prior couples the restarts of
+    an update (see `check_coupled`); rows are searched together in chunks that keep to the engine's memory budget. The
+    answer of a row is its iterate with the least objective. Among restarts the likelihood alone decides (Inverting
+    Gradients), and all of them are returned, for the oracle gap (rule R2).
 
     Args:
         likelihood: -log p(g | x); `gibench.defenses.Density` is that of the client's defense.
@@ -87,9 +88,12 @@ class GradientMatching(Attack):
         self.ball = ball if ball and ball.radius else None
         self.hidden = hidden
         self.engine: Engine = copy(engine) if engine else Engine()  # what it compiles is this attack's alone
-        self.needs = (
-            self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {}).also(likelihood.needs)
-        )
+        self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
+        for needs in (likelihood.needs, *(prior.needs for prior in priors)):
+            self.needs = self.needs.also(needs)
+        self.coupled = any(prior.couples for prior in priors)  # whether the restarts of an update are one problem
+        if self.coupled:
+            check_coupled(priors, search, restarts, self.ball)
         self._last: tuple[Observation, Posterior] | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
@@ -136,14 +140,15 @@ class GradientMatching(Attack):
         """Let the engine choose how this observation's rows are computed."""
         numbers = torch.Size(observation.image_shape).numel() + observation.num_classes
         element = next(iter(observation.update.values())).element_size()
-        hypothesis = self.posterior(observation).hypothesis
+        posterior = self.posterior(observation)
         return self.engine.prepare(
-            hypothesis.observation,
-            hypothesis.likelihood,
+            posterior.observation,
+            posterior.hypothesis.likelihood,
             restarts=self.restarts,
             evaluations=observation.updates * self.restarts * self.search.evaluations,
-            state_bytes=self.search.state_copies * observation.known_batch_size() * numbers * element
-            + (self.ball.samples - 1 if self.ball else 0) * hypothesis.observation.bytes_per_update,
+            state_bytes=element * self.search.state_copies * observation.known_batch_size() * numbers
+            + element * posterior.prior_numbers
+            + (self.ball.samples - 1 if self.ball else 0) * posterior.observation.bytes_per_update,
             trial=partial(self._trial, observation),
         )
 
@@ -153,12 +158,18 @@ class GradientMatching(Attack):
         fitting = min(int(budget // prepared.row_bytes), prepared.choice.row_limit or sys.maxsize)
         if fitting >= self.restarts:
             return fitting - fitting % self.restarts
+        if self.coupled:
+            few = f"memory is there for {fitting} rows, and {self.restarts} coupled restarts are searched together"
+            raise ConfigurationError(f"{few}; raise memory_gib, or take fewer restarts.")
         return max(part for part in range(1, fitting + 1) if self.restarts % part == 0)
 
     def posterior(self, observation: Observation) -> Posterior:
         """Bind the parts to an observation; the last one is kept."""
         if self._last is None or self._last[0] is not observation:
-            self._last = observation, Posterior(self, self.likelihood.hypothesis(observation))
+            bound = Posterior(self, self.likelihood.hypothesis(observation))
+            for prior in bound.priors:
+                prior.check(observation)
+            self._last = observation, bound
         return self._last[1]
 
     def problem(
@@ -180,8 +191,9 @@ class GradientMatching(Attack):
         """
         objective, start = self.problem(observation, rows, prepared.backend)
         objective.capture &= self.engine.compile != "off"
-        if not self.search.fixed_rows:
-            self.engine.leave_uncompiled(prepared, "this search evaluates ever other numbers of rows")
+        if self.coupled or not self.search.fixed_rows:
+            why = "a prior couples restarts" if self.coupled else "this search evaluates ever other numbers of rows"
+            self.engine.leave_uncompiled(prepared, why)
             return objective, start
         with torch.enable_grad(), precise(objective.value):
             objective.fast = self.engine.compiled(

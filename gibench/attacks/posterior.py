@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gibench.engine import Backend
-from gibench.errors import RefusalError
+from gibench.engine.memory import activations_per_image
+from gibench.errors import ConfigurationError, RefusalError
 from gibench.likelihoods import Hypothesis
 from gibench.priors import Prior
-from gibench.search import Objective
+from gibench.search import Adam, Ball, Objective, Search
 from gibench.search.evaluation import BALL, Guess, Variables
 from gibench.seeding import derive, normal_rows
 from gibench.types import Observation
@@ -18,6 +19,8 @@ from gibench.victims import Victim
 
 if TYPE_CHECKING:
     from gibench.attacks.gradient_matching import GradientMatching
+
+PASS_COPIES = 3  # tensors of the size of the activations that a prior's pass of the victim holds
 
 Row = tuple[int, int]
 """A restart of an update: (restart, update)."""
@@ -36,6 +39,20 @@ class Posterior(NamedTuple):
     def observation(self) -> Observation:
         """With what the attack simulates and compares."""
         return self.hypothesis.observation
+
+    @property
+    def priors(self) -> list[Prior]:
+        """Those of the attack."""
+        return [prior for prior in self.attack.priors if isinstance(prior, Prior)]
+
+    @property
+    def prior_numbers(self) -> int:
+        """How many numbers the priors' own passes of the victim hold for a row."""
+        passes = sum(prior.passes for prior in self.priors)
+        if not passes:
+            return 0
+        each = activations_per_image(white_box(self.observation))
+        return passes * PASS_COPIES * each * self.observation.known_batch_size()
 
     @property
     def rows(self) -> list[Row]:
@@ -71,10 +88,11 @@ class Posterior(NamedTuple):
             owner,
             backend=backend,
             likelihood=hypothesis.likelihood,
-            priors=[prior for prior in attack.priors if isinstance(prior, Prior)],
+            priors=[prior.for_search() for prior in self.priors],
             decode=decode,
             project=project,
             labels=known,
+            seeds=seeds,
             given={name: value[updates] for name, value in hypothesis.known.items()},
             draw=self._draw(seeds) if attack.ball or self._drawn else None,
         )
@@ -107,6 +125,23 @@ class Posterior(NamedTuple):
             return draws
 
         return draw
+
+
+def check_coupled(priors: Sequence[Prior], search: Search, restarts: int, ball: Ball | None) -> None:
+    """Raise ConfigurationError where restarts that a prior makes agree could not, or would not, come together."""
+    if restarts < 2:
+        raise ConfigurationError("a prior makes restarts agree, and there is one; raise restarts, or leave it out.")
+    if ball:
+        raise ConfigurationError("restarts that a prior makes agree are judged at the iterate; leave the ball out.")
+    if not isinstance(search, Adam) or search.target is not None or search.patience is not None:
+        raise ConfigurationError(
+            "a prior makes restarts agree, so that all go on together; search by Adam without target and patience."
+        )
+    start = max(prior.start for prior in priors)
+    if start >= search.steps:
+        raise ConfigurationError(
+            f"a prior begins after {start} of {search.steps} steps, and so would say nothing; let it start earlier."
+        )
 
 
 def white_box(observation: Observation) -> Victim:

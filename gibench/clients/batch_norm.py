@@ -20,9 +20,16 @@ def has_running_statistics(module: nn.Module) -> bool:
 
 
 def use_batch_statistics(module: nn.Module) -> None:
-    """Drop the running statistics, in place: then every mode normalizes by the batch's own, and no buffer moves."""
+    """Drop the running statistics, in place: then every mode normalizes by the batch's own, and no buffer moves.
+
+    The server knows its own model: what it had stays on each layer, for the attacker to read, as the buffers
+    `server_mean` and `server_var`, which no forward pass uses and no state dictionary holds.
+    """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
+            if layer.running_mean is not None:
+                layer.register_buffer("server_mean", layer.running_mean, persistent=False)
+                layer.register_buffer("server_var", layer.running_var, persistent=False)
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
             layer.track_running_stats = False
 

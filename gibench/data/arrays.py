@@ -6,6 +6,7 @@ from typing import Any
 from gibench.data.archive import as_images, as_labels, read_array
 from gibench.data.base import ImageDataModule
 from gibench.data.collection import Collection, divide
+from gibench.data.official import data_root
 
 
 class Arrays(ImageDataModule):
@@ -15,7 +16,8 @@ class Arrays(ImageDataModule):
 
     Args:
         path: holds `images`, (N, H, W, C), (N, C, H, W) or (N, H, W) with C = 1 or 3, uint8 in 0..255 or floating point
-            in [0, 1], and `labels`, N integers from 0 to K - 1.
+            in [0, 1], and `labels`, N integers from 0 to K - 1. What is not there is looked for in the folder that
+            GIBENCH_DATA names.
         sampling: as in ImageDataModule.
 
     Raises:
@@ -27,7 +29,8 @@ class Arrays(ImageDataModule):
 
     def __init__(self, path: str | Path, **sampling: Any) -> None:  # noqa: ANN401 - ImageDataModule types them
         super().__init__(**sampling)
-        self.path = Path(path)
+        places = (Path(path), data_root(None) / path)
+        self.path = next((place for place in places if place.is_file()), places[0])
         self.name = self.path.stem
 
     def collect(self) -> Collection:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def data_root(root: str | Path | None) -> Path:
     return Path(root or os.environ.get("GIBENCH_DATA") or "data")
 
 
+@lru_cache(maxsize=4)  # the cells of a suite share one copy of the pixels
 def collect_official(
     name: str,
     root: Path,

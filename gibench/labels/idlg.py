@@ -1,9 +1,10 @@
 """iDLG's label rule (Zhao, Mopuri, Bilen 2020): the true class alone has a negative gradient in the last layer."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gibench.errors import RefusalError, ThreatModelError
+from gibench.errors import ThreatModelError
 from gibench.labels.base import LabelSource
+from gibench.labels.head import weight_update
 from gibench.needs import Needs
 from gibench.types import Observation
 
@@ -25,13 +26,4 @@ class IDLG(LabelSource):
         """See `LabelSource`."""
         if observation.known_batch_size() != 1:
             raise ThreatModelError("iDLG's label rule is for batches of one image; give the labels, or another rule.")
-        return last_linear_gradient(observation).sum(2).argmin(1, keepdim=True)
-
-
-def last_linear_gradient(observation: Observation) -> Tensor:
-    """The observed update of the last linear layer's weight, (U, K, features)."""
-    linear = [name for name, layer in observation.victim.named_modules() if isinstance(layer, nn.Linear)]
-    weight = observation.update.get(f"{linear[-1]}.weight") if linear else None
-    if weight is None or weight.shape[1] != observation.num_classes:
-        raise RefusalError("the label rule reads the last linear layer, one row for each class; this victim has none.")
-    return weight
+        return weight_update(observation).sum(2).argmin(1, keepdim=True)

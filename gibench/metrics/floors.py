@@ -1,4 +1,4 @@
-"""Floors (rule R5): what an "attack" scores that has never seen the update; computed over the prior split alone."""
+"""Floors (rule R5): what an "attack" scores that has never seen the update; over the prior split, but for oracles."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ MEAN_IMAGE = "floor: mean image"
 CLASS_MEAN = "floor: class mean"
 RANDOM_IMAGE = "floor: random image"
 NEAREST_IMAGE = "floor: nearest image (oracle)"
+BATCH_MEAN = "floor: mean of the private batch (oracle)"
 
 _VALUES_AT_ONCE = 2**23  # of the prior, as float32: 32 MiB
 
@@ -44,8 +45,11 @@ class Floors:
         self._seed = seed
         self._squared_norms, self.mean, self.class_means = self._statistics(prior_labels.long())
 
-    def __call__(self, batch: Batch, *, labels_known: bool) -> dict[str, Tensor]:
-        """Name of each floor -> its images (U, B, C, H, W); the class mean only where the attacker knows the labels.
+    def __call__(self, batch: Batch, *, labels_known: bool, nearest: bool = True) -> dict[str, Tensor]:
+        """Name of each floor -> its images (U, B, C, H, W).
+
+        The class mean only where the attacker knows the labels, the mean of the private batch only where B > 1. The
+        nearest image costs a product with the whole prior split; `nearest` leaves it out.
 
         Raises:
             ShapeError: when the images of the batch are not of the prior's shape.
@@ -57,9 +61,14 @@ class Floors:
             MEAN_IMAGE: self.mean_image(batch),
             CLASS_MEAN: self.class_mean(batch),
             RANDOM_IMAGE: self.random_image(batch),
-            NEAREST_IMAGE: self.nearest_image(batch),
         }
-        return floors if labels_known else {name: images for name, images in floors.items() if name != CLASS_MEAN}
+        if nearest:
+            floors[NEAREST_IMAGE] = self.nearest_image(batch)
+        if not labels_known:
+            del floors[CLASS_MEAN]
+        if batch.images.shape[1] > 1:
+            floors[BATCH_MEAN] = self.batch_mean(batch)
+        return floors
 
     def mean_image(self, batch: Batch) -> Tensor:
         """The mean of the prior split, for each private image."""
@@ -88,6 +97,10 @@ class Floors:
                 nearest = torch.where(costs < smallest, places + rows.start, nearest)
                 smallest = torch.minimum(costs, smallest)
         return self._select(nearest.view(batch.labels.shape)).to(batch.images)
+
+    def batch_mean(self, batch: Batch) -> Tensor:
+        """The mean of the private batch, for each of its images: an oracle, what an attack that mixes them reaches."""
+        return batch.images.mean(1, keepdim=True).expand_as(batch.images).clone()
 
     def _statistics(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squared norms (N,), the mean image, and the class means, in one pass."""

@@ -13,6 +13,7 @@ from gibench.types import check_images
 
 PSNR_CEILING = 100.0
 AVAILABLE = "available"
+NOT_REQUESTED = "not requested."
 _SSIM_SMALLEST_SIDE = 6  # half of the 11-px window is mirrored at the border
 _SSIM_PIXELS_AT_ONCE = 2**12
 
@@ -34,6 +35,7 @@ class ImageQuality:
 
     Args:
         lpips: the LPIPS networks wanted.
+        ssim: whether SSIM is wanted; it costs as much as all else on 32 px.
         download: whether torchvision may download a backbone that is neither in GIBENCH_WEIGHTS nor in its cache.
 
     Raises:
@@ -41,17 +43,19 @@ class ImageQuality:
         ConfigurationError: for a network that is neither "alex" nor "vgg".
     """
 
-    def __init__(self, *, lpips: Sequence[Net] = ("alex", "vgg"), download: bool = True) -> None:
+    def __init__(self, *, lpips: Sequence[Net] = ("alex", "vgg"), ssim: bool = True, download: bool = True) -> None:
         if unknown := set(lpips) - set(BACKBONES):
             raise ConfigurationError(f"unknown LPIPS networks {sorted(unknown)}; choose among {list(BACKBONES)}.")
         self._networks: dict[Net, nn.Module | str] = {
-            net: load_network(net, download=download) if net in lpips else "not requested." for net in BACKBONES
+            net: load_network(net, download=download) if net in lpips else NOT_REQUESTED for net in BACKBONES
         }
+        self._ssim = ssim
 
     @property
     def availability(self) -> dict[str, str]:
         """Name of each metric -> "available" or the reason why its column is empty, for images of sufficient size."""
         reasons = {f"lpips_{net}": found for net, found in self._networks.items() if isinstance(found, str)}
+        reasons |= {} if self._ssim else {"ssim": NOT_REQUESTED}
         return {name: reasons.get(name, AVAILABLE) for name in ("psnr", "ssim", "mse", "lpips_alex", "lpips_vgg")}
 
     def availability_for(self, image_shape: Sequence[int]) -> dict[str, str]:

@@ -94,7 +94,11 @@ def paired_difference(
 
 
 def share_interval(
-    successes: Sequence[bool] | NDArray[np.bool_], clusters: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES
+    successes: Sequence[bool | float] | NDArray[np.bool_],
+    clusters: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Share of successes in [0, 1] with its interval.
 
@@ -102,7 +106,7 @@ def share_interval(
     interval with the number of clusters in the place of the number of images.
 
     Args:
-        successes: (n,).
+        successes: (n,); also shares in [0, 1], such as that of an image's batch.
         clusters: n names, the update_id of each image.
         seed: of the resampling.
         resamples: how often.

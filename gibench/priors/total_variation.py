@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gibench.errors import ConfigurationError
+from gibench.errors import ConfigurationError, RefusalError
 from gibench.priors.base import Prior
 from gibench.types import Observation
 
@@ -24,21 +24,42 @@ class TotalVariation(Prior):
     All are over pixels in [0, 1]. The published codes take differences of normalized pixels, x / std: for a
     victim that normalizes, their weight divided by std (about 0.25 on CIFAR-10) is ours.
 
+    With `opponents` the channels R - G, R - B and G - B are appended first, so that colors change where brightness does
+    (breaching's `double_opponents`; its differences meet zeros beyond the last row and column, and both directions
+    together are averaged over all positions, so that its values are not ours).
+
     Args:
         weight: at least 0, relative to the likelihood's scale.
         kind: the definition.
+        opponents: whether differences of colors count like channels.
+
+    Raises:
+        RefusalError: for `opponents` on images that have not three channels.
     """
 
-    def __init__(self, *, weight: float, kind: Kind = "anisotropic") -> None:
+    def __init__(self, *, weight: float, kind: Kind = "anisotropic", opponents: bool = False) -> None:
         super().__init__()
-        if weight < 0:
+        if not weight >= 0:
             raise ConfigurationError(f"the weight of the total variation is {weight}; it must be at least 0.")
         self.weight = weight
         self.kind = kind
+        self.opponents = opponents
+
+    def check(self, observation: Observation) -> None:
+        """See `Prior`."""
+        if self.opponents and observation.image_shape[0] != 3:
+            raise RefusalError(f"opponent colors need 3 channels, the images have {observation.image_shape[0]}.")
 
     def forward(self, images: Tensor, observation: Observation) -> Tensor:
         """See `Prior`."""
+        images = with_opponents(images) if self.opponents else images
         return self.weight * total_variation(images, kind=self.kind)
+
+
+def with_opponents(images: Tensor) -> Tensor:
+    """Append R - G, R - B and G - B to images (U, B, 3, H, W)."""
+    red, green, blue = images.unbind(2)
+    return torch.cat([images, torch.stack([red - green, red - blue, green - blue], 2)], 2)
 
 
 def total_variation(images: Tensor, *, kind: Kind = "anisotropic") -> Tensor:

@@ -113,12 +113,19 @@ def _lane(svg: ET.Element, x: Scale, top: float, lane: Lane) -> None:
 
 
 def curves(
-    lines: Sequence[Curve], *, x_label: str, y_label: str, y_ticks: Sequence[float], log_y: bool = False
+    lines: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    y_ticks: Sequence[float],
+    log_x: bool = False,
+    log_y: bool = False,
 ) -> Markup:
-    """Draw lines over a common axis that begins at 0; `y_ticks` from the lowest to the highest."""
+    """Draw lines over a common axis that begins at 0, or by logarithm; `y_ticks` from the lowest to the highest."""
     svg = canvas(HEIGHT, f"{y_label} against {x_label}")
-    x_ticks = round_ticks(0.0, max(place for line in lines for place, _ in line.points))
-    x = Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
+    places = [place for line in lines for place, _ in line.points]
+    x_ticks = decades(places) if log_x else round_ticks(0.0, max(places))
+    x = Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, log=log_x)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, log=log_y)
     x_axis(svg, x, x_ticks, (TOP, HEIGHT - BOTTOM), x_label)
     y_axis(svg, y, y_ticks, y_label)

@@ -12,10 +12,12 @@ from gibench.errors import RecordError
 from gibench.records import read_manifest, read_records
 from gibench.report import figures, words
 from gibench.report.gallery import Album, hang
+from gibench.report.identifiability import collect_identifiability
 from gibench.report.paired import pairs, write_paired_csv
 from gibench.report.series import Stage, collect
 from gibench.report.summary import Group, Row, group, summarize
 from gibench.report.table import reading_order
+from gibench.report.traces import collect_traces
 from gibench.storage import write_atomically
 
 COLORS = 8
@@ -67,6 +69,7 @@ def write_report(run_folder: Path) -> Path:
             manifest=manifest,
             scenarios=scenarios,
             series=[found for found in series if found],
+            diagnosis=collect_identifiability(run_folder, groups, colors),
             colors=colors,
             success_psnr=success_psnr,
             images=len({record.image_id for record in records}),
@@ -123,7 +126,8 @@ def _scenario(
         "dots": figures.dot_plot(rows, attacks, colors, success_psnr=success_psnr) if tried else None,
         "risk": figures.risk_plot(rows, attacks, colors) if tried else None,
         "cost": figures.cost_plot(rows, colors) if tried else None,
-        "animation": figures.animation(run_folder, rows, colors),
+        "animations": figures.animations(run_folder, rows, colors),
+        "traces": collect_traces(run_folder, rows, colors),
         "cells": cells,
         "devices": _devices(cells, [row.attack for row in shown]),
         "victims": _distinct(cells, "victim"),

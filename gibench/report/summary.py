@@ -1,15 +1,17 @@
 """From records to one row per (scenario, attack): means with intervals, verdict against the floors, cost."""
 
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
+from gibench.metrics.label_scores import LabelScores, label_scores
 from gibench.precision import Parity
 from gibench.report.csv_file import Cell, write_csv
+from gibench.report.errors import looks
 from gibench.types import Record
 
 Kind = Literal["attack", "control", "floor", "oracle"]
@@ -37,6 +39,14 @@ class Row:
     oracle_gap: mean gain in dB had the best restart been chosen by the true image (rule R2), where that is recorded.
     label_accuracy: share of the true labels that the attack infers, as multisets within each update; None where it
         infers none at all, for example because they were given. An image that is left unlabeled counts as wrong.
+    label_precision, label_recall, label_existence: mean over updates, of the classes: the share of the named ones that
+        occur, of the occurring ones that are named, and of all whose occurrence is right (see `label_scores`); the last
+        is None where the number of classes is not given.
+    psnr_mixture, psnr_class_mean: mean PSNR in dB against the mean of the private batch and of the class. mixtures,
+        class_means: share of images whose reconstruction is closer to that than to its own image. bad_pixels: mean
+        share of pixels that are visibly wrong. tv_ratio: median of TV(reconstruction) / TV(image). identified: share of
+        reconstructions that no other image of the split is closer to. All over the images that were reconstructed (see
+        `ErrorsInPictures`); None where none says.
     floor: the best floor that applies, by its mean on the images of this row. margin: PSNR minus that floor's on the
         same images. verdict: see `judge`; "refused" where the attack refused every image. None for floors, and as long
         as there is no floor.
@@ -60,7 +70,17 @@ class Row:
     exact: float
     failures: int
     oracle_gap: float | None
-    label_accuracy: float | None
+    label_accuracy: Interval | None
+    label_precision: Interval | None
+    label_recall: Interval | None
+    label_existence: Interval | None
+    psnr_mixture: float | None
+    mixtures: float | None
+    psnr_class_mean: float | None
+    class_means: float | None
+    bad_pixels: float | None
+    tv_ratio: float | None
+    identified: float | None
     floor: str | None
     margin: Interval | None
     verdict: Verdict | None
@@ -86,15 +106,20 @@ def group(records: Iterable[Record]) -> dict[str, dict[str, Group]]:
     return groups
 
 
-def summarize(records: Iterable[Record], *, success_psnr: float = 20.0) -> list[Row]:
+def summarize(
+    records: Iterable[Record], *, success_psnr: float = 20.0, num_classes: Mapping[str, int] | None = None
+) -> list[Row]:
     """Return one row per (scenario, attack), sorted by both; the same for the same records in any order.
 
     Args:
         records: of one run, finished or not.
         success_psnr: dB from which on an image counts as recovered.
+        num_classes: of the victim of each scenario, where that is known.
     """
     return [
-        _row(attack, attacks, success_psnr=success_psnr) for attacks in group(records).values() for attack in attacks
+        _row(attack, attacks, success_psnr=success_psnr, num_classes=(num_classes or {}).get(scenario))
+        for scenario, attacks in group(records).items()
+        for attack in attacks
     ]
 
 
@@ -116,7 +141,7 @@ def write_summary_csv(rows: Sequence[Row], path: Path) -> None:
     write_csv(CSV_COLUMNS, [_columns(row) for row in rows], path)
 
 
-def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
+def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float, num_classes: int | None) -> Row:
     images = attacks[attack]
     records = list(images.values())
     kind = kind_of(attack)
@@ -132,6 +157,7 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
         verdict = judge(margin, success_margin)
     if all(record.status == "refused" for record in records):
         verdict = "refused"
+    columns: dict[str, Any] = {**_labels(records, num_classes), **looks(records)}
     return Row(
         scenario=records[0].scenario,
         attack=attack,
@@ -148,7 +174,7 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float) -> Row:
         exact=statistics.fmean(_reaches(record, EXACT_PSNR) for record in records),
         failures=sum(record.status != "ok" for record in records),
         oracle_gap=statistics.fmean(gaps) if gaps else None,
-        label_accuracy=_label_accuracy(records),
+        **columns,
         floor=floor,
         margin=margin,
         verdict=verdict,
@@ -198,16 +224,24 @@ def _complete_mean(values: list[float | None]) -> float | None:
     return statistics.fmean(present) if len(present) == len(values) else None
 
 
-def _label_accuracy(records: list[Record]) -> float | None:
-    if all(record.label_inferred is None for record in records):
-        return None
-    true: dict[str, Counter[int]] = defaultdict(Counter)
-    inferred: dict[str, Counter[int]] = defaultdict(Counter)
+def _labels(records: list[Record], num_classes: int | None) -> dict[str, Interval | None]:
+    """What is said of inferred labels, with intervals over updates; None where none is inferred."""
+    updates: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        true[record.update_id][record.label] += 1
-        if record.label_inferred is not None:
-            inferred[record.update_id][record.label_inferred] += 1
-    return sum((true[update] & inferred[update]).total() for update in true) / len(records)
+        updates[record.update_id].append(record)
+    names = [f"label_{name}" for name in LabelScores._fields]
+    if all(record.label_inferred is None for record in records):
+        return dict.fromkeys(names)
+    scores = [
+        label_scores([r.label for r in rows], [r.label_inferred for r in rows], num_classes=num_classes)
+        for rows in updates.values()
+        for _ in rows  # the score of an update stands for each of its images
+    ]
+    clusters = [update for update, rows in updates.items() for _ in rows]
+    return {
+        name: None if None in column else share_interval(column, clusters)
+        for name, column in zip(names, zip(*scores, strict=True), strict=True)
+    }
 
 
 def _columns(row: Row) -> dict[str, Cell]:
@@ -227,7 +261,7 @@ def _columns(row: Row) -> dict[str, Cell]:
     return columns
 
 
-INTERVALS = ("psnr", "success", "margin")
+INTERVALS = ("psnr", "success", "label_accuracy", "label_precision", "label_recall", "label_existence", "margin")
 CSV_COLUMNS = tuple(
     column
     for field in fields(Row)

@@ -64,7 +64,7 @@ def _cells(row: Row) -> list[Text]:
         Text(_VERDICTS.get(row.verdict or "", above)),
         Text("" if row.ssim is None else signed(row.ssim, 2)),
         Text(f"{success} {bounds(row.success, scale=100, digits=0)}".strip()),
-        Text(percent(row.label_accuracy) if given_update and row.label_accuracy is not None else ""),
+        Text(percent(row.label_accuracy.value) if given_update and row.label_accuracy is not None else ""),
         Text(amount(row.gradient_evaluations) if given_update else ""),
         Text(amount(row.seconds) if given_update else ""),
     ]

@@ -79,7 +79,16 @@ def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
     cannot = f"{listing(refused)} cannot attack this victim" if refused else ""
     if not tried:
         return f"{cannot}; the records say why."
-    return "; ".join(part for part in (_best(tried, success_psnr), cannot) if part) + "."
+    return "; ".join(part for part in (_best(tried, success_psnr), _labels(tried), cannot) if part) + "."
+
+
+def _labels(attacks: Sequence[Row]) -> str:
+    """Say what leaks of the labels, where any attack infers them."""
+    inferring = [(row.label_accuracy.value, row.attack) for row in attacks if row.label_accuracy is not None]
+    if not inferring:
+        return ""
+    share, name = max(inferring, key=lambda found: found[0] or 0.0)
+    return f"of the labels {name} infers {percent(share)}{NO_BREAK}%"
 
 
 def _best(attacks: Sequence[Row], success_psnr: float) -> str:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from gibench.matching import match
 from gibench.progress import Step, watching
 from gibench.records import RecordFile, RunFolder, folder_name
 from gibench.scoring import Scored
@@ -28,11 +29,18 @@ FRAMES = 25
 
 
 class RecordWriter(Callback):
-    """Save the reconstructions of a group, then its records: what is recorded can be scored again (rule R19)."""
+    """Save the reconstructions of a group, then its records: what is recorded can be scored again (rule R19).
 
-    def __init__(self, folder: RunFolder, file: RecordFile) -> None:
+    Args:
+        folder: of the run.
+        file: where the records go.
+        pictures: whether reconstructions are saved at all.
+    """
+
+    def __init__(self, folder: RunFolder, file: RecordFile, *, pictures: bool = True) -> None:
         self.folder = folder
         self.file = file
+        self.pictures = pictures
 
     def on_predict_batch_end(
         self,
@@ -44,17 +52,17 @@ class RecordWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write what `predict_step` returned, and log the group's means."""
-        write(self.folder, self.file, outputs)
+        write(self.folder, self.file, outputs, pictures=self.pictures)
         scores = [record.psnr for record in outputs.records]
         if trainer.logger:
             name = f"{outputs.records[0].scenario}/{outputs.records[0].attack}/psnr"
             trainer.logger.log_metrics({name: sum(scores) / len(scores)}, step=batch_idx * trainer.world_size)
 
 
-def write(folder: RunFolder, file: RecordFile, scored: Scored) -> None:
-    """Save the pictures of every update, then append its records to `file`."""
-    size = scored.images.shape[1]
-    for update, (images, private) in enumerate(zip(scored.images, scored.private, strict=True)):
+def write(folder: RunFolder, file: RecordFile, scored: Scored, *, pictures: bool = True) -> None:
+    """Save the pictures of every update, unless they are not wanted, then append its records to `file`."""
+    size, updates = scored.images.shape[1], zip(scored.images, scored.private, strict=True)
+    for update, (images, private) in enumerate(updates if pictures else ()):
         record = scored.records[update * size]
         tensors = {"images": images.float(), "private": private.float()}
         folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
@@ -125,11 +133,21 @@ class ProgressBar(Callback):
 
 
 class Animation(Callback):
-    """Film the first update of the first group: about 25 frames of its first image, for the report."""
+    """Film the first private image of a scenario, about 25 frames, for the report.
 
-    def __init__(self, folder: RunFolder, scenario: str, attack: str) -> None:
+    The order of the iterates in their batch is free; the last frame decides which of them is the image's.
+
+    Args:
+        folder: of the run.
+        scenario, attack: what the film is filed under.
+        first_update: of the scenario; the group that begins with it is filmed, and no other, so that a resumed run has
+            the film of an unbroken one.
+    """
+
+    def __init__(self, folder: RunFolder, scenario: str, attack: str, *, first_update: str) -> None:
         self.folder = folder
         self.names = (scenario, attack)
+        self.first_update = first_update
         self.frames: list[Tensor] = []
         self.steps: list[int] = []
         self.objective: list[float] = []
@@ -140,7 +158,7 @@ class Animation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the first group."""
-        if batch_idx == 0:
+        if batch.update_ids[0] == self.first_update:
             self.stack.enter_context(watching(self.watch))
 
     def on_predict_batch_end(
@@ -154,13 +172,15 @@ class Animation(Callback):
     ) -> None:
         """Save the film."""
         self.stack.close()
-        if batch_idx or not self.frames:
+        if batch.update_ids[0] != self.first_update or not self.frames:
             return
+        frames, private = torch.stack(self.frames), outputs.private[:1].float().cpu()
+        own = match(frames[-1:], private)[0, 0] if frames.shape[1:] == private.shape[1:] else 0
         tensors = {
-            "frames": torch.stack(self.frames),
+            "frames": frames[:, own],
             "steps": torch.tensor(self.steps),
             "objective": torch.tensor(self.objective),
-            "private": outputs.private[0, 0].float().cpu(),
+            "private": private[0, 0],
         }
         self.folder.save_tensors(tensors, "animation", *self.names)
 
@@ -173,7 +193,7 @@ class Animation(Callback):
         due = step.done == 1 or step.done % max(1, step.total // FRAMES) == 0
         if not self.done and due:
             with torch.no_grad():
-                self.frames.append(step.images()[0, 0].clamp(0, 1).nan_to_num().float().cpu())
+                self.frames.append(step.images()[0].clamp(0, 1).nan_to_num().float().cpu())
             self.steps.append(step.done)
             self.objective.append(float(step.objective[0].nan_to_num()))
         self.done |= step.done == step.total

@@ -4,7 +4,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,10 @@ from gibench.metrics import ImageQuality
 from gibench.metrics.image_quality import AVAILABLE
 from gibench.runs.configuration import digest
 from gibench.runs.plan import Job
+from gibench.runs.suite import METRICS
 from gibench.types import Record
+
+LEFT_OUT = "left out by the suite."
 
 
 def now() -> str:
@@ -91,6 +94,21 @@ def availability(quality: ImageQuality, jobs: Sequence[Job]) -> dict[str, str]:
         for name, why in quality.availability_for(job.data.image_shape).items():
             reasons[name] = why if reasons.get(name, AVAILABLE) == AVAILABLE else reasons[name]
     return reasons
+
+
+def leave_out(metrics: dict[str, str], names: Collection[str]) -> dict[str, str]:
+    """The availability with the reason for what the suite leaves out, of `gibench.runs.suite.METRICS`."""
+    return metrics | {column: LEFT_OUT for name in sorted(names) for column in METRICS[name]}
+
+
+def check_metrics(manifest: dict[str, Any], metrics: dict[str, str], *, folder: Path) -> None:
+    """Raise RecordError if the run of `folder` left out something else: its columns would be half empty."""
+    before, after = ({name for name, why in of.items() if why == LEFT_OUT} for of in (manifest["metrics"], metrics))
+    if before != after:
+        raise RecordError(
+            f"{folder} holds a run in which the suite leaves out {', '.join(sorted(before)) or 'no metric'}, now it is "
+            f"{', '.join(sorted(after)) or 'none'}; choose another --out."
+        )
 
 
 def find_cell(manifest: dict[str, Any], job: Job) -> dict[str, Any] | None:

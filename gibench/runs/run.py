@@ -1,30 +1,33 @@
 """Run a suite: every job on every update, resumably, then the table and the report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from gibench.data import ImageDataModule
 from gibench.inversion import GradientInversion
-from gibench.metrics import Floors, ImageQuality
+from gibench.metrics import ErrorsInPictures, ImageQuality
+from gibench.metrics.lpips import Net
 from gibench.precision import use
 from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
 from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, csv_logger, write
-from gibench.runs.configuration import Tree, digest
+from gibench.runs.configuration import Tree
+from gibench.runs.diagnosis import diagnose
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.journal import Journal
 from gibench.runs.manifest import (
     add_up,
     availability,
+    check_metrics,
     check_settings,
     find_cell,
     forget_peak_memory,
+    leave_out,
     new_cell,
     new_manifest,
     note_engine,
@@ -34,8 +37,9 @@ from gibench.runs.manifest import (
 )
 from gibench.runs.plan import Job
 from gibench.runs.processes import Processes
+from gibench.runs.traces import Tracer
+from gibench.runs.yardsticks import Yardsticks
 from gibench.scoring import Scorer
-from gibench.types import Reconstruction
 
 SUCCESS_PSNR = 20.0  # dB: from here on there is detail of 8 x 8 blocks (see the floors in the documentation)
 LONG = 300.0  # seconds: from here on a run says beforehand what it will cost
@@ -46,6 +50,8 @@ class Run:
 
     Args:
         name, size, command, series, reference: for the manifest; the last two from the suite, where it has them.
+        left_out: what is not scored or stored, of `gibench.runs.suite.METRICS`.
+        diagnosed: how many updates of each scenario are diagnosed before they are attacked.
         jobs: from `gibench.runs.plan.plan`.
         out: the folder; if it holds records of the same settings, what they cover is skipped.
         processes: they have joined already; each takes whole groups.
@@ -66,6 +72,8 @@ class Run:
         command: str,
         series: Tree,
         reference: str | None,
+        left_out: Collection[str] = (),
+        diagnosed: int = 0,
         jobs: Sequence[Job],
         out: Path,
         processes: Processes,
@@ -74,20 +82,22 @@ class Run:
         download: bool = True,
         console: Console,
     ) -> None:
-        self.processes = processes
+        self.processes, self.left_out, self.diagnosed = processes, left_out, diagnosed
         self.lightning_precision: Any = use(precision, cuda=processes.device.type == "cuda")
         self.jobs = list(jobs)
         self.folder = RunFolder(out)
         self.precision, self.logger = precision, logger
         self.console = console if self.processes.is_first else Console(quiet=True)
-        self.floors: dict[str, Floors] = {}
+        self.yardsticks = Yardsticks(left_out)
         with self.processes.first_before_others():
-            self.quality = ImageQuality(download=download)
-            metrics = availability(self.quality, self.jobs)
+            lpips: tuple[Net, ...] = () if "lpips" in left_out else ("alex", "vgg")
+            self.quality = ImageQuality(lpips=lpips, ssim="ssim" not in left_out, download=download)
+            metrics = leave_out(availability(self.quality, self.jobs), left_out)
         if self.processes.is_first:
             self.manifest = read_manifest(out) or new_manifest(
                 name=name, size=size, command=command, metrics=metrics, success_psnr=SUCCESS_PSNR
             )
+            check_metrics(self.manifest, metrics, folder=out)
             self.manifest["series"] = {**self.manifest.get("series", {}), **series}
             self.manifest["reference"] = reference
             check_settings(self.manifest, self.jobs, precision=precision, folder=out)
@@ -100,7 +110,9 @@ class Run:
         for scenario in dict.fromkeys(job.scenario for job in self.jobs):
             jobs = [job for job in self.jobs if job.scenario == scenario]
             if self.processes.is_first:
-                self._score_floors(max(jobs, key=lambda job: job.data.updates))
+                largest = max(jobs, key=lambda job: job.data.updates)
+                diagnose(self.folder.path, largest, updates=self.diagnosed, console=self.console)
+                self._score_floors(largest)
             for job in jobs:
                 self._attack(job)
         if self.processes.is_first:
@@ -117,7 +129,8 @@ class Run:
         """Write the table and the page of what is recorded."""
         self.manifest["finished"] = now()
         self.folder.save_manifest(self.manifest)
-        rows = summarize(self.folder.records.records, success_psnr=SUCCESS_PSNR)
+        classes = {cell["scenario"]: cell["victim"]["num_classes"] for cell in self.manifest["cells"]}
+        rows = summarize(self.folder.records.records, success_psnr=SUCCESS_PSNR, num_classes=classes)
         write_summary_csv(rows, self.folder.path / "summary.csv")
         report = write_report(self.folder.path)
         print_table(rows, self.console)
@@ -182,16 +195,23 @@ class Run:
         """Attack this process's groups and return its peak memory in bytes."""
         job.data.share(self.processes.rank, self.processes.count)
         groups = len(job.data.predict_dataloader())
-        fallback = self.processes.tell(self._floors(job.data).mean if self.processes.is_first else None)
+        floors = self.yardsticks.floors(job.data) if self.processes.is_first else None
+        fallback, class_means = self.processes.tell((floors.mean, floors.class_means) if floors else (None, None))
         task = GradientInversion(
             job.client,
             job.attack,
             quality=self.quality,
             fallback=fallback,
+            errors=ErrorsInPictures(class_means=class_means, lineup=self.yardsticks.lineup(job.data)),
             scenario=job.scenario,
             name=job.name,
         )
-        bar = ProgressBar(self.console, f"{job.scenario} · {job.name}", groups)
+        first, names = job.data.update_ids()[0], (job.scenario, job.name)
+        watchers = [
+            ProgressBar(self.console, f"{job.scenario} · {job.name}", groups),
+            Animation(self.folder, *names, first_update=first),
+            Tracer(self.folder, *names, first_update=first),
+        ]
         forget_peak_memory(self.processes.device)
         trainer = lightning.Trainer(
             inference_mode=False,
@@ -199,8 +219,8 @@ class Run:
             logger=self.logger or csv_logger(self.folder, job.scenario, job.name),
             callbacks=[
                 Termination(),
-                RecordWriter(self.folder, self.journal.file_for(job.scenario, job.name)),
-                *([bar, Animation(self.folder, job.scenario, job.name)] if self.processes.is_first else []),
+                *(watchers if self.processes.is_first else []),  # before the records: what is recorded has its trace
+                RecordWriter(self.folder, self.journal.file_for(job.scenario, job.name), pictures=self._pictures),
             ],
             **self.processes.for_trainer(),
             enable_checkpointing=False,
@@ -217,25 +237,16 @@ class Run:
         """Score what content-free answers reach on the same images, through the same code (rule R5)."""
         if not self._left(job.data, self._finished(job.data, job.scenario, "floor: mean image")):
             return
-        floors = self._floors(job.data)
-        scorer = Scorer(scenario=job.scenario, quality=self.quality, fallback=floors.mean, seed=job.client.seed)
-        labels_known = job.client.threat_model.labels in ("ordered", "counts")
-        for private in job.data.predict_dataloader():
-            batch = job.client.target(private)
-            for name, images in floors(batch, labels_known=labels_known).items():
-                nothing = torch.zeros(len(images))
-                answer = Reconstruction(
-                    images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long()
-                )
-                write(self.folder, self.folder.records, scorer(name, answer, batch, seconds=0.0))
+        mean = self.yardsticks.floors(job.data).mean
+        scorer = Scorer(scenario=job.scenario, quality=self.quality, fallback=mean, seed=job.client.seed)
+        for name, answer, batch in self.yardsticks.answers(job):
+            scored = scorer(name, answer, batch, seconds=0.0)
+            write(self.folder, self.folder.records, scored, pictures=self._pictures)
 
-    def _floors(self, data: ImageDataModule) -> Floors:
-        """The floors of a data set; several scenarios share them."""
-        source = digest([data.name, data.split_hashes()])
-        if source not in self.floors:
-            prior = data.split("prior")
-            self.floors[source] = Floors(prior.images, prior.labels, seed=0)
-        return self.floors[source]
+    @property
+    def _pictures(self) -> bool:
+        """Whether reconstructions are stored."""
+        return "reconstructions" not in self.left_out
 
     def _cell(self, job: Job) -> Tree:
         """The manifest's entry of a job, made where it is new."""

@@ -6,6 +6,10 @@ settings of its attacks.
 A scenario may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-VARIABLEVALUE, with
 `${VARIABLE}` replaced in it; cells that name it apply to all of them. `victims` names trainings, as `gibench fit` reads
 them, that come before everything else. `reference` names the attack that the report pairs with each other one.
+
+`identifiability: {updates: N}` has the first N updates of each scenario diagnosed before they are attacked.
+
+`metrics: {NAME: false}` leaves out scores that a suite does not need, or that cost more than its attacks; see METRICS.
 """
 
 import copy
@@ -16,6 +20,16 @@ from typing import Any
 from gibench.errors import ConfigurationError
 from gibench.runs.configuration import PARTS, Tree, merge, substitute
 from gibench.runs.tuned import Chosen
+
+METRICS = {
+    "lpips": ("lpips_alex", "lpips_vgg"),
+    "ssim": ("ssim",),
+    "identified": ("identified",),
+    "nearest_image": ("nearest image",),
+    "reconstructions": ("stored reconstructions",),
+}
+"""What `metrics` may leave out, and what the manifest calls it: both LPIPS, SSIM, whose image a
+reconstruction would be taken for, the nearest image of the prior split (of the floors), and the pictures on disk."""
 
 
 class Cell(dict[str, Any]):
@@ -44,7 +58,8 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
         require(tree, name, needed=set(PARTS), allowed={"name"})
         parts = {key: tree[key] for key in PARTS}
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
-    optional = {"name", "sizes", "description", "victims", "reference", "tune", "tuned"}
+    optional = {"name", "sizes", "description", "victims", "reference", "tune", "tuned", "metrics", "identifiability"}
+    left_out(tree, name=name)
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
     values = _values(tree, name=name, size=size)
     templates = _expand(tree["scenarios"], values, name=name)
@@ -92,6 +107,19 @@ def series(tree: Tree, *, name: str, size: str) -> Tree:
     return found
 
 
+def left_out(tree: Tree, *, name: str) -> frozenset[str]:
+    """Return what the suite leaves out, of METRICS.
+
+    Raises:
+        ConfigurationError: for an unknown key, or a value that is neither true nor false.
+    """
+    wanted = tree.get("metrics", {}) if "cells" in tree else {}
+    require(wanted, f"{name}: metrics", needed=set(), allowed=set(METRICS))
+    if odd := [key for key, value in wanted.items() if not isinstance(value, bool)]:
+        raise ConfigurationError(f"{name}: metrics: {odd[0]} is {wanted[odd[0]]!r}; set it to true or false.")
+    return frozenset(key for key, value in wanted.items() if not value)
+
+
 def victims(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
     """Return the trainings that come first: victim -> the configuration of its training, as `gibench fit` reads it.
 
@@ -104,6 +132,22 @@ def victims(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
     if not isinstance(trainings, dict):
         raise ConfigurationError(f"{name}: victims must map names to trainings; see configs/victims for their form.")
     return {victim: _named(trainings, victim, "victim") for victim in trainings}
+
+
+def diagnosed(tree: Tree, *, name: str, size: str) -> int:
+    """Return how many updates of each scenario are diagnosed (see `gibench.diagnostics.identifiability`); 0 is none.
+
+    Raises:
+        ConfigurationError: the key holds something else than a positive number of updates.
+    """
+    if "identifiability" not in tree:
+        return 0
+    settings = substitute(tree["identifiability"], _values(tree, name=name, size=size))
+    require(settings, f"{name}: identifiability", needed={"updates"}, allowed=set())
+    updates = settings["updates"]
+    if not isinstance(updates, int) or isinstance(updates, bool) or updates < 1:
+        raise ConfigurationError(f"{name}: identifiability.updates is {updates!r}; diagnose 1 update or more.")
+    return updates
 
 
 def _values(tree: Tree, *, name: str, size: str) -> Tree:

@@ -23,10 +23,12 @@ class Objective:
         observation: of the updates that are attacked.
         owner: for each of R rows, the update in `observation` that it explains; rows of one update follow each other.
         backend: compares updates.
-        likelihood, priors: the terms.
+        likelihood, priors: the terms; a prior that couples restarts is this objective's own (`Prior.for_search`), and
+            every evaluation is then of all rows.
         decode: (variables, known labels or None) -> Guess, differentiable.
         project: variables -> the nearest admissible variables.
         labels: (R, B) where they are known.
+        seeds: R seeds for what a search draws at random; empty for one that draws nothing.
         given: further arguments of the simulated update by name, (U, ...).
         draw: (rows, for each the number of its evaluation) -> random numbers by name, (r, ...): those that the
             simulated update takes, and `BALL`, (r, samples, B, C, H, W), by which the images are moved before they
@@ -44,6 +46,7 @@ class Objective:
         decode: Callable[[Variables, Tensor | None], Guess],
         project: Callable[[Variables], Variables],
         labels: Tensor | None,
+        seeds: Sequence[int] = (),
         given: Mapping[str, Tensor] | None = None,
         draw: Callable[[Sequence[int], Sequence[int]], dict[str, Tensor]] | None = None,
     ) -> None:
@@ -52,8 +55,10 @@ class Objective:
         self.backend = backend
         self.likelihood = likelihood
         self.priors = priors
+        self.coupled = [prior for prior in priors if prior.couples]
         self.project = project
         self.labels = labels
+        self.seeds = list(seeds)
         self.given = dict(given or {})
         self.draw = draw
         self._decode = decode
@@ -72,7 +77,7 @@ class Objective:
         device = first.device.type
         self.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         """The precision that surrounds the construction: the victim's passes run in it, whatever surrounds a call."""
-        self.capture = draw is None
+        self.capture = draw is None and not self.coupled
         """Whether a search may replay its steps from captured kernels, where the device can."""
         self.all = self._rows(range(len(self.owner)))
         self._chosen: tuple[Tensor, Rows] | None = None
@@ -80,12 +85,20 @@ class Objective:
     def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
         """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best."""
         part, known = self._part(rows), self.known(rows)
+        if self.coupled and self._advance(variables, part):
+            self.value.fill_(torch.inf)  # as under another factor
         if rows is None and self.fast is not None:
             evaluation, match = self.fast(variables, known)
         else:
             evaluation, match = self.evaluate(variables, known, part.observation)
         self._keep(variables, evaluation.value, match, rows)
         return evaluation
+
+    def _advance(self, variables: Variables, part: Rows) -> bool:
+        """Let coupling priors see what is evaluated next; say whether that makes another objective."""
+        with torch.no_grad(), precise(self.value):
+            images = self._decode(variables, part.known.labels).images
+            return any([prior.advance(images, part.observation) for prior in self.coupled])  # noqa: C419 - all of them
 
     def evaluate(
         self, variables: Variables, known: Known, observation: Observation | None = None
@@ -143,7 +156,9 @@ class Objective:
 
     def _rows(self, rows: Sequence[int]) -> Rows:
         owners = [self.owner[row] for row in rows]
-        observation = self.observation.model_copy(update={"update": {}}).select(owners)
+        labels = None if self.labels is None else self.labels[list(rows)]
+        observation = self.observation.model_copy(update={"update": {}, "labels": None}).select(owners)
+        observation = observation.model_copy(update={"labels": labels})  # what priors take for true
         updates = _shared(owners) if self.backend.shares_restarts else owners
         whole = updates == list(range(self.observation.updates))
         update = {name: value if whole else value[updates] for name, value in self.observation.update.items()}
@@ -152,7 +167,6 @@ class Objective:
             for name in ("labels", "label_counts", "batch_statistics")
             if getattr(observation, name) is not None
         }
-        labels = None if self.labels is None else self.labels[list(rows)]
         squares = {name: inner(value, value) for name, value in update.items()}
         given = {name: value[owners] for name, value in self.given.items()}
         return Rows(observation, Known(update, squares, labels, side, given, self.weight, {}))

@@ -3,6 +3,7 @@
 from gibench.victims.base import Stage, Victim, seeded
 from gibench.victims.by_path import by_path
 from gibench.victims.cnn import cnn
+from gibench.victims.cnn6 import BinaryLogits, cnn6, fcn3
 from gibench.victims.convbig import convbig
 from gibench.victims.convnet import convnet64
 from gibench.victims.lenet import lenet
@@ -12,14 +13,17 @@ from gibench.victims.resnet import lti_resnet20, resnet18, resnet20, resnet20_4
 from gibench.victims.weights import load_weights, save_weights
 
 __all__ = [
+    "BinaryLogits",
     "Stage",
     "VariationalBottleneck",
     "Victim",
     "by_path",
     "cnn",
+    "cnn6",
     "convbig",
     "convnet64",
     "divergence",
+    "fcn3",
     "find_bottleneck",
     "lenet",
     "load_weights",

@@ -6,30 +6,73 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import batch_of, fully_connected, small_victim
+from helpers import batch_of, fully_connected, leaky_chain, small_victim
 
-from gibench.attacks import Attack, BiasAttack, WrongUpdate, bayes_optimal, dlg, idlg, inverting_gradients, prior_alone
+from gibench.attacks import (
+    RGAP,
+    SPEAR,
+    Attack,
+    BiasAttack,
+    GradientMatching,
+    LabelInference,
+    WrongUpdate,
+    bayes_optimal,
+    dlg,
+    gradinversion,
+    idlg,
+    inverting_gradients,
+    inverting_gradients_legacy,
+    inverting_gradients_modern,
+    prior_alone,
+)
 from gibench.clients import Client, FedAvg, FedSGD, SecureAggregation
 from gibench.engine import Engine
-from gibench.likelihoods import Cosine
-from gibench.search import Ball, Pixels
+from gibench.labels import BiasCorrected, Given
+from gibench.likelihoods import Cosine, Partial
+from gibench.search import Adam, Ball, Pixels
 from gibench.types import Observation, ThreatModel
 from gibench.victims import Victim
 
 ATTACKS: dict[str, tuple[Callable[[], Attack], Callable[[], Victim], int]] = {
     "bias": (BiasAttack, fully_connected, 1),
     "bias, B = 2": (BiasAttack, fully_connected, 2),
+    "spear": (SPEAR, fully_connected, 1),
+    "spear, B = 2": (SPEAR, fully_connected, 2),
     "dlg": (lambda: dlg(steps=3), small_victim, 1),
     "dlg, B = 2, restarts": (lambda: dlg(steps=2, restarts=2), small_victim, 2),
     "idlg": (lambda: idlg(steps=3), small_victim, 1),
+    "gradinversion, B = 2, restarts": (
+        lambda: gradinversion(
+            steps=12, warm_up=2, batch_norm=None, group_start=4, group_refresh=3, registration="translation", restarts=3
+        ),
+        small_victim,
+        2,
+    ),
     "ig": (lambda: inverting_gradients(steps=20), small_victim, 1),
     "ig, unsigned, B = 2, restarts": (lambda: inverting_gradients(steps=15, signed=False, restarts=3), small_victim, 2),
+    "ig, modern, B = 2, restarts": (
+        lambda: inverting_gradients_modern(steps=12, warm_up=3, restarts=2),
+        small_victim,
+        2,
+    ),
+    "ig, legacy": (lambda: inverting_gradients_legacy(steps=12), small_victim, 1),
+    "ig, soft and noisy": (
+        lambda: GradientMatching(
+            likelihood=Partial(Cosine(), top=2, weights="linear"),
+            search=Adam(steps=12, signed="soft", schedule="cosine", noise=0.2),
+            labels=Given(),
+        ),
+        small_victim,
+        1,
+    ),
+    "r-gap": (RGAP, leaky_chain, 1),
     "bayes": (lambda: bayes_optimal(steps=6, ramp_steps=3), small_victim, 1),
     "bayes, ball, B = 2, restarts": (
         lambda: bayes_optimal(steps=5, ramp_steps=2, restarts=2, ball=Ball(radius=1.0, samples=2)),
         small_victim,
         2,
     ),
+    "labels, B = 3": (lambda: LabelInference(labels=BiasCorrected()), small_victim, 3),
     "ig, prior alone": (lambda: prior_alone(inverting_gradients(steps=10)), small_victim, 1),
 }
 

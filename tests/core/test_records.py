@@ -52,6 +52,16 @@ def test_an_update_is_finished_with_its_last_image(tmp_path: Path) -> None:
     assert file.finished("s", "a", batch_size=2) == {"update-0"}
 
 
+def test_records_of_older_versions_are_read(tmp_path: Path) -> None:
+    """What the errors look like was not recorded then; neither were the precision and its parity."""
+    path = tmp_path / "records.jsonl"
+    old = record(0).model_dump()
+    for name in ("psnr_mixture", "psnr_class_mean", "bad_pixels", "tv_ratio", "identified", "precision", "parity"):
+        del old[name]
+    path.write_text(json.dumps(old) + "\n")
+    assert RecordFile(path).records == [record(0)]
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 400))
 def test_a_kill_at_any_byte_loses_at_most_the_lines_in_flight(cut: int) -> None:

@@ -9,7 +9,7 @@ from gibench import GradientInversion
 from gibench.attacks import Attack, inverting_gradients
 from gibench.clients import FedSGD
 from gibench.errors import ConfigurationError, RefusalError, ThreatModelError
-from gibench.metrics import ImageQuality
+from gibench.metrics import ErrorsInPictures, ImageQuality
 from gibench.scoring import Scored, Scorer
 from gibench.types import Batch, Observation, Reconstruction, ThreatModel
 
@@ -71,6 +71,24 @@ def test_the_oracle_is_reported_beside_the_choice() -> None:
         assert record.psnr < 30
         assert record.psnr_oracle == 100
     assert scorer()("a", answer(worse), batch, seconds=0).records[0].psnr_oracle is None
+
+
+def test_what_the_errors_look_like_is_recorded_of_matched_images_that_did_not_fail() -> None:
+    batch = batch_of(2, 2)
+    errors = ErrorsInPictures(class_means=batch.images[0, :1].expand(10, -1, -1, -1))
+    images = batch.images.flip(1).clone()  # in the other order
+    images[1, 0] = torch.nan  # which is the second image's
+    looking = Scorer(scenario="s", quality=QUALITY, fallback=torch.full((3, 8, 8), 0.5), errors=errors)
+    first, second, third, failed = looking("a", answer(images), batch, seconds=0).records
+    for record in (first, second, third):
+        assert record.bad_pixels == 0
+        assert record.tv_ratio == pytest.approx(1)
+        assert record.psnr_mixture is not None
+        assert record.psnr_mixture < 100
+    assert (first.psnr_class_mean, second.psnr_class_mean == 100) == (100, False)
+    assert failed.status == "diverged"
+    assert (failed.psnr_mixture, failed.psnr_class_mean, failed.bad_pixels, failed.tv_ratio) == (None,) * 4
+    assert scorer()("floor: mean image", answer(batch.images), batch, seconds=0).records[0].bad_pixels is None
 
 
 class Refusing(Attack):

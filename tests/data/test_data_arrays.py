@@ -133,3 +133,19 @@ class _Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.target,)
+
+
+def test_what_is_not_here_is_looked_for_where_the_data_sets_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("GIBENCH_DATA", str(there))
+    with pytest.raises(DataNotFoundError, match=r"no file mine\.npz"):
+        _ = Arrays("mine.npz").image_shape
+    save(there, images=COLOR, labels=LABELS)
+    assert Arrays("mine.npz").image_shape == (3, 6, 5)
+    save(here, images=GRAY, labels=LABELS)
+    assert Arrays("mine.npz").image_shape == (1, 6, 5)

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from gibench.errors import ImageRangeError, NonFiniteError, ShapeError
 from gibench.metrics import Floors, ImageQuality
-from gibench.metrics.floors import CLASS_MEAN, MEAN_IMAGE, NEAREST_IMAGE, RANDOM_IMAGE
+from gibench.metrics.floors import BATCH_MEAN, CLASS_MEAN, MEAN_IMAGE, NEAREST_IMAGE, RANDOM_IMAGE
 from gibench.types import Batch
 
 PRIOR = torch.rand(40, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -50,6 +50,17 @@ def test_each_floor_is_what_its_name_says(private: Batch) -> None:
     for images in floors.values():
         assert images.shape == private.images.shape
         assert images.dtype == private.images.dtype
+
+
+def test_the_mean_of_the_batch_is_an_oracle_of_batches(private: Batch) -> None:
+    floors = Floors(PRIOR, PRIOR_LABELS, seed=0)
+    for update, position in np.ndindex(3, 2):
+        expected = (private.images[update, 0] + private.images[update, 1]) / 2
+        torch.testing.assert_close(floors.batch_mean(private)[update, position], expected)
+    single = batch(private.images[:, :1], private.labels[:, :1])
+    assert BATCH_MEAN in floors(private, labels_known=False)
+    assert BATCH_MEAN not in floors(single, labels_known=True)
+    assert BATCH_MEAN.endswith("(oracle)")  # which keeps it from being a hurdle
 
 
 def test_the_class_mean_needs_the_labels(private: Batch) -> None:

@@ -62,3 +62,33 @@ def exact_bootstrap(values: list[float], clusters: list[str]) -> Array:
     ]
     drawn = product(groups, repeat=len(groups))
     return np.array([np.mean([value for group in resample for value in group]) for resample in drawn])
+
+
+def bad_pixels(image: Array, truth: Array, bad: float) -> float:
+    """Share of the pixels of two (C, H, W) of which some channel is off by more than `bad`."""
+    channels, height, width = image.shape
+    wrong = sum(
+        any(abs(image[c, i, j] - truth[c, i, j]) > bad for c in range(channels))
+        for i, j in product(range(height), range(width))
+    )
+    return wrong / (height * width)
+
+
+def total_variation(image: Array) -> float:
+    """Mean absolute difference to the right-hand neighbor, plus that to the lower one, of (C, H, W)."""
+    channels, height, width = image.shape
+    right = [
+        abs(image[c, i, j + 1] - image[c, i, j])
+        for c, i, j in product(range(channels), range(height), range(width - 1))
+    ]
+    down = [
+        abs(image[c, i + 1, j] - image[c, i, j])
+        for c, i, j in product(range(channels), range(height - 1), range(width))
+    ]
+    return float(np.mean(right) + np.mean(down))
+
+
+def identified(image: Array, truth: Array, strangers: Array) -> bool:
+    """Whether an image is at least as close to the truth as to each of the strangers."""
+    own = np.sum((image - truth) ** 2)
+    return all(bool(own <= np.sum((image - stranger) ** 2)) for stranger in strangers)

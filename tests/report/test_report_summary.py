@@ -39,7 +39,14 @@ def test_every_value_of_a_row_by_hand(record: MakeRecord) -> None:
     assert row.mse == pytest.approx((10**-1 + 10**-2 + 10**-6 + 10**-1.4) / 4)
     assert (row.success.value, row.exact, row.failures) == (0.5, 0.25, 1)
     assert row.oracle_gap == 1.0  # 2 dB and 0 dB, over the images that have candidates
-    assert row.label_accuracy == 0.5  # update 0 holds {3, 4} and is told {4, 4}; update 1 {5, 6} and is told {5}
+    assert row.label_accuracy  # update 0 holds {3, 4} and is told {4, 4}; update 1 {5, 6} and is told {5}
+    assert (row.label_accuracy.value, row.label_accuracy.clusters) == (0.5, 2)
+    assert row.label_precision
+    assert row.label_recall
+    assert (row.label_precision.value, row.label_recall.value, row.label_existence) == (1.0, 0.5, None)
+    [counted] = summarize(records, num_classes={"lenet": 10})
+    assert counted.label_existence
+    assert counted.label_existence.value == pytest.approx(0.9)
     assert row.gradient_evaluations == 250.0
     assert row.seconds == 1.25
     assert (row.floor, row.margin, row.verdict, row.leads) == (None, None, None, True)
@@ -144,7 +151,8 @@ def test_it_agrees_with_loops(data: st.DataObject, record: MakeRecord) -> None:
         recovered += psnr >= 30
     assert row.psnr.value == pytest.approx(sum(psnr for _, psnr in scores) / len(scores))
     assert row.success.value == pytest.approx(recovered / len(scores))
-    assert row.label_accuracy == pytest.approx(named / len(scores))
+    assert row.label_accuracy
+    assert row.label_accuracy.value == pytest.approx(named / len(scores))
     assert row.updates == len({update for update, _ in scores})
 
 
@@ -187,8 +195,11 @@ def test_the_table_on_disk(record: MakeRecord, tmp_path: Path) -> None:
     assert list(ig) == [
         "scenario", "attack", "kind", "images", "updates", "psnr", "psnr_low", "psnr_high", "psnr_median", "ssim",
         "lpips_alex", "lpips_vgg", "mse", "success", "success_low", "success_high", "exact", "failures", "oracle_gap",
-        "label_accuracy", "floor", "margin", "margin_low", "margin_high", "verdict", "leads", "precision",
-        "parity", "gradient_evaluations", "seconds",
+        "label_accuracy", "label_accuracy_low", "label_accuracy_high", "label_precision", "label_precision_low",
+        "label_precision_high", "label_recall", "label_recall_low", "label_recall_high", "label_existence",
+        "label_existence_low", "label_existence_high", "psnr_mixture", "mixtures", "psnr_class_mean", "class_means",
+        "bad_pixels", "tv_ratio", "identified", "floor", "margin", "margin_low", "margin_high", "verdict", "leads",
+        "precision", "parity", "gradient_evaluations", "seconds",
     ]  # fmt: skip
     assert (ig["attack"], ig["kind"], ig["images"], ig["psnr"], ig["psnr_median"]) == ("ig", "attack", "3", "20", "20")
     assert ig["psnr_low"] == f"{only(rows, 'ig').psnr.low:.6g}"

@@ -67,6 +67,8 @@ def test_findings(record: MakeRecord) -> None:
     refusal = [record("bias", update, 0, 12.0, status="refused") for update in range(20)]
     assert said(floor + strong + refusal).endswith("20 dB or better; bias cannot attack this victim.")
     assert said(floor + refusal) == "bias cannot attack this victim; the records say why."
+    inferred = [record("idlg", update, 0, 12.0, label=1, label_inferred=int(update < 15)) for update in range(20)]
+    assert said(floor + inferred).endswith("of the labels idlg infers 75 %.")
 
 
 def test_numbers() -> None:

@@ -17,12 +17,37 @@ from gibench.runs.suite import cells, victims
 
 Command = Callable[..., tuple[int, str, str]]
 CONFIGS = Path(__file__).parents[2] / "configs"
-SHORT: dict[str, Any] = {"steps": 2, "ramp_steps": 1, "restarts": 1, "updates": 2, "checkpoints": [0, 1, 2]}
-CLIENTS = {"ats_undo": "fedsgd_lenet_ats"}  # of attacks on one defense
+SHORT: dict[str, Any] = {
+    "steps": 2,
+    "ramp_steps": 1,
+    "warm_up": 1,
+    "group": 0.0,
+    "restarts": 1,
+    "updates": 2,
+    "checkpoints": [0, 1, 2],
+}
+CLIENTS = {
+    "ats_undo": "fedsgd_lenet_ats",
+    "gradinversion": "fedsgd_resnet20",
+    "r_gap": "fedsgd_fcn3",
+}  # of attacks on one defense
 SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("broken_defenses", "full"),
     ("bayes_optimal", "full"),
+    ("identifiability", "small"),  # the singular values are as many as ever
+    ("identifiability", "full"),
     ("assumption_audit", "full"),
+    ("label_study", "full"),
+    ("lenet_batches", "full"),
+    ("lenet_l2_cosine", "full"),
+    ("mlp_single", "full"),
+    ("repeated_labels", "small"),  # ten scenarios, a perceptron of five million weights
+    ("repeated_labels", "full"),
+    ("tv_sweep", "full"),
+    ("labels", "small"),  # hundreds of cells
+    ("labels", "full"),
+    ("r_gap", "small"),  # dense equations of six layers
+    ("r_gap", "full"),
 }
 
 
@@ -78,6 +103,8 @@ def test_suites(
         pytest.skip(f"{name} has no size {size}")
     if "CIFAR10" in str(tree):
         request.getfixturevalue("cifar10_root")
+    if "flowers17" in str(tree):
+        request.getfixturevalue("flowers17")
     tree.pop("tuned", None)  # settings for the attacks at their full length
     monkeypatch.chdir(tmp_path)  # victims go into runs/victims
     records = run(gibench, tmp_path, shorten(tree), "--size", size)
@@ -113,12 +140,19 @@ def test_data(gibench: Command, tmp_path: Path, name: str, request: pytest.Fixtu
         if not (Path(os.environ.get("GIBENCH_DATA", "")) / "mnist.npz").is_file():
             pytest.skip("needs MNIST: set GIBENCH_DATA to a folder with mnist.npz.")
         side = 28
+    if name == "flowers17":
+        request.getfixturevalue("flowers17")
+        side = 64
+        data["init_args"]["updates"] = 2
     if name == "arrays":
         pixels = np.random.default_rng(0).integers(0, 256, (60, side, side, 3), dtype=np.uint8)
         np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(60) % 10)
         data["init_args"]["path"] = str(tmp_path / "images.npz")
     client = part("clients", "fedsgd_lenet")
-    client["init_args"]["victim"]["init_args"]["image_shape"] = [1 if name == "mnist" else 3, side, side]
+    client["init_args"]["victim"]["init_args"] |= {
+        "image_shape": [1 if name == "mnist" else 3, side, side],
+        "num_classes": 17 if name == "flowers17" else 10,
+    }
     attack = part("attacks", "ig")
     assert run(gibench, tmp_path, {"data": data, "client": client, "attack": attack})
 

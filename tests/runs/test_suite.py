@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gibench.errors import ConfigurationError
-from gibench.runs.suite import cells, series, victims
+from gibench.runs.suite import METRICS, cells, left_out, series, victims
 
 Command = Callable[..., tuple[int, str, str]]
 LENET = {"class_path": "gibench.victims.lenet", "init_args": {"seed": 0}}
@@ -171,3 +171,42 @@ def test_printing_the_configuration_trains_nothing(
     assert status == 0, errors
     assert "lenet_step2.safetensors" in printed
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_suite_leaves_metrics_out_and_a_resumed_run_must_agree(
+    gibench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = changed("cells", to=[{"scenario": "fresh", "attacks": ["bias"]}])
+    del tree["victims"]
+    path = write(tmp_path, tree | {"metrics": dict.fromkeys(METRICS, False)})
+    for _ in range(2):  # the second resumes
+        status, _, errors = gibench("run", path, "--out", tmp_path / "out")
+        assert status == 0, errors
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    missing = {column for columns in METRICS.values() for column in columns}
+    assert {name for name, why in manifest["metrics"].items() if why == "left out by the suite."} == missing
+    records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
+    assert {record["ssim"] for record in records} == {None}
+    assert all(record["psnr"] > 0 for record in records)
+    assert not any("nearest" in record["attack"] for record in records)
+    assert not (tmp_path / "out" / "reconstructions").exists()
+    assert "left out by the suite." in (tmp_path / "out" / "report.html").read_text()
+
+    status, _, errors = gibench("run", write(tmp_path, tree | {"metrics": {"lpips": False}}), "--out", tmp_path / "out")
+    assert status == 1
+    assert "choose another --out" in errors
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [({"lpip": False}, "'lpip'"), ({"lpips": "no"}, "set it to true or false"), (["lpips"], "must be a mapping")],
+)
+def test_metrics_that_do_not_exist_are_named(metrics: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        cells(TREE | {"metrics": metrics}, name="suite", size="small")
+
+
+def test_what_is_left_out() -> None:
+    assert left_out(TREE | {"metrics": {"lpips": False, "ssim": True}}, name="suite") == {"lpips"}
+    assert left_out(TREE, name="suite") == frozenset()

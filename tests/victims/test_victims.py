@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from gibench.errors import ShapeError
+from gibench.errors import ConfigurationError, ShapeError
 from gibench.victims import (
     Victim,
     cnn,
+    cnn6,
     convbig,
     convnet64,
+    fcn3,
     lenet,
     lti_resnet20,
     mlp,
@@ -64,6 +66,7 @@ def resnet_parameters(blocks: list[int], width: int, *, projections: bool) -> in
 
 CONVNET64 = sum(conv(a, b, 3) + 2 * b for a, b in [(3, 64), (64, 128), (128, 128), (128, 256), *[(256, 256)] * 4])
 
+CNN6 = conv(3, 12, 4, 0) + sum(conv(a, b, 3, 0) for a, b in [(12, 36), (36, 36), (36, 36), (36, 64), (64, 128)])
 CONVBIG = conv(3, 32, 3) + conv(32, 64, 1) + linear(5184, 2000) + linear(2000, 1000) + linear(1000, 10)
 BOTTLENECK = linear(256, 512) + linear(256, 256)
 PRECODE_MLP = linear(3072, 500) + 4 * linear(500, 500) + linear(500, 256) + linear(256, 500) + linear(500, 10)
@@ -76,6 +79,10 @@ PARAMETERS: list[tuple[str, Callable[[], Victim], int, int]] = [
     ("lenet-mnist", lambda: lenet(image_shape=(1, 28, 28)), 13_426, conv(1, 12, 5) + 7_224 + linear(588, 10)),
     ("lenet4", lenet4, 19_438, conv(3, 12, 5) + 3 * conv(12, 12, 5) + linear(768, 10)),
     ("mlp", mlp, 5_256_202, linear(3072, 1024) + 2 * linear(1024, 1024) + linear(1024, 10)),
+    ("cnn6", cnn6, 154_266, CNN6 + linear(3200, 10)),
+    ("cnn6-binary", lambda: cnn6(head="binary"), 125_456, CNN6 + 3200),
+    ("cnn6-d", lambda: cnn6(deficient=True, head="binary"), 118_544, CNN6 - 16 * 9 * (12 + 36) + 3200),
+    ("fcn3", fcn3, 884_100, 784 * 1000 + 1000 * 100 + 100),
     ("convnet64", convnet64, 2_904_970, CONVNET64 + linear(2304, 10)),
     ("resnet20_4", resnet20_4, 4_327_754, resnet_parameters([3, 3, 3], 64, projections=True)),
     ("resnet18", resnet18, 11_173_962, resnet_parameters([2, 2, 2, 2], 64, projections=True)),
@@ -87,7 +94,7 @@ PARAMETERS: list[tuple[str, Callable[[], Victim], int, int]] = [
     ("precode_mlp", precode_mlp, 2_997_642, PRECODE_MLP + BOTTLENECK),
     ("precode_lenet", precode_lenet, 611_054, PRECODE_LENET + BOTTLENECK),
 ]
-PLAIN = [lenet, lenet4, mlp, convnet64, resnet20_4, resnet18, resnet20, lti_resnet20, cnn, convbig]
+PLAIN = [lenet, lenet4, mlp, convnet64, resnet20_4, resnet18, resnet20, lti_resnet20, cnn, convbig, cnn6, fcn3]
 CIFAR_VICTIMS = [*PLAIN, precode_mlp, precode_lenet]
 each_victim = pytest.mark.parametrize("build", CIFAR_VICTIMS, ids=lambda build: build.__name__)
 
@@ -128,6 +135,7 @@ def test_only_the_seed_decides_the_weights(build: Callable[..., Victim]) -> None
         (lenet, RAW),
         (precode_lenet, RAW),
         (lti_resnet20, RAW),
+        (cnn6, RAW),
         (mlp, CIFAR10_NORMALIZATION),
         (convnet64, CIFAR10_NORMALIZATION),
         (resnet20_4, CIFAR10_NORMALIZATION),
@@ -205,6 +213,27 @@ def test_cnn_draws_kernels_with_variance_one_over_fan_in_and_zero_biases() -> No
 def test_normalization_must_fit_the_channels() -> None:
     with pytest.raises(ShapeError, match="mean and std need"):
         cnn(image_shape=(1, 28, 28))
+
+
+def test_cnn6_has_the_published_maps() -> None:
+    """Sides 17, 9, 9, 9, 5, 5 for 32x32 pixels; CNN6-d narrows the second map."""
+    for victim, second in ((cnn6(), 36), (cnn6(deficient=True), 20)):
+        maps, image = [], torch.rand(1, 3, 32, 32)
+        for layer in victim.network[:12]:
+            image = layer(image)
+            maps.append(tuple(image.shape[1:]))
+        assert maps[::2] == [(12, 17, 17), (second, 9, 9), (36, 9, 9), (36, 9, 9), (64, 5, 5), (128, 5, 5)]
+        assert all(layer.bias is None for layer in victim.network if isinstance(layer, nn.Conv2d))
+    names = [cnn6().architecture, cnn6(deficient=True, head="binary").architecture, fcn3().architecture]
+    assert names == ["cnn6", "cnn6-d-binary", "fcn3-binary"]
+
+
+def test_a_binary_head_halves_the_classes() -> None:
+    with pytest.raises(ConfigurationError, match="num_classes is 5: make it even"):
+        cnn6(head="binary", num_classes=5)
+    logits = fcn3()(torch.rand(3, 1, 28, 28))
+    assert not logits[:, :5].any()
+    assert torch.equal(logits[:, 5:], logits[:, 5:6].expand(-1, 5))
 
 
 # Fingerprints.
