@@ -10,7 +10,7 @@ from gibench.diagnostics import probe_second_derivatives
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.metrics import ErrorsInPictures, ImageQuality
 from gibench.precision import current, exact, parity
-from gibench.progress import clock
+from gibench.progress import stopwatch
 from gibench.scoring import Scored, Scorer
 from gibench.types import Batch
 
@@ -77,11 +77,11 @@ class GradientInversion(LightningModule):
             with exact(batch.images.device.type):  # mixed precision is the attacker's saving, not the client's rounding
                 observation = self.client(batch)  # what the server sees
                 batch = self.client.target(batch)  # what an answer is held against
-            start = clock(batch.images.device)
             try:
-                reconstruction = self.attack(observation)  # what the attacker makes of it
+                with stopwatch(batch.images.device) as watch:
+                    reconstruction = self.attack(observation)  # what the attacker makes of it
+                    seconds = watch.seconds()
             except RefusalError as refusal:
                 return self.scorer.refused(self.name, str(refusal), batch)
-        seconds = clock(batch.images.device) - start
         with exact(batch.images.device.type):
             return self.scorer(self.name, reconstruction, batch, seconds=seconds)

@@ -12,6 +12,9 @@ from gibench.precision import Parity
 from gibench.seeding import attacker_seed
 from gibench.types import Batch, Reconstruction, Record
 
+UNLABELED = -1
+Status = Literal["ok", "diverged", "refused", "labels"]
+
 
 class Scored(NamedTuple):
     """The records of U updates, U * B of them in order, and the pictures behind them, both (U, B, C, H, W)."""
@@ -53,22 +56,35 @@ class Scorer:
     def __call__(
         self, attack: str, found: Reconstruction, batch: Batch, *, seconds: float, refusal: str | None = None
     ) -> Scored:
-        """Score what `attack` found in `seconds`; `refusal` says why it found nothing at all."""
+        """Score what `attack` found in `seconds`; `refusal` says why it found nothing at all.
+
+        Where the batch size is hidden and fewer images were found than there are, the others count as failed; where
+        more were found, all do, because choosing among them would need the truth.
+        """
         private = batch.images
-        failed = ~found.images.isfinite().flatten(2).all(2)
-        images = self._mend(found.images, failed).to(private)
+        if found.images.shape[1] > private.shape[1]:
+            few, many = private.shape[1], found.images.shape[1]
+            return self.refused(attack, f"it answers {many} images for {few}, which no assignment can score.", batch)
+        answer = _fill(found.images, private.shape[1], torch.nan)
+        failed = ~answer.isfinite().flatten(2).all(2)
+        images = self._mend(answer, failed).to(private)
         permutation = match(images, private)
         images, failed = reorder(images, permutation), reorder(failed, permutation)
-        labels = None if found.labels is None else reorder(found.labels, permutation).cpu()
+        labels = None
+        if found.labels is not None:
+            labels = reorder(_fill(found.labels, private.shape[1], UNLABELED), permutation).cpu()
         values = self.quality(images.flatten(0, 1), private.flatten(0, 1))
         scores = {name: [None] * failed.numel() if value is None else value.tolist() for name, value in values.items()}
         oracle = self._oracle(found.candidates, private)
         looks = self.errors(images, private, batch.labels, batch.image_ids)._asdict() if self.errors else {}
+        reasons = found.refused or (refusal,) * len(private)
         records, size = [], private.shape[1]
         for row in range(failed.numel()):
             update, position = divmod(row, size)
+            reason = reasons[update]
+            named = None if labels is None else int(labels[update, position])
             objective = float(found.objective[update])
-            status: Literal["ok", "diverged", "refused"] = "diverged" if failed[update, position] else "ok"
+            status: Status = "labels" if found.labels_only else "diverged" if failed[update, position] else "ok"
             records.append(
                 Record(
                     scenario=self.scenario,
@@ -76,14 +92,14 @@ class Scorer:
                     image_id=batch.image_ids[update][position],
                     update_id=batch.update_ids[update],
                     position=position,
-                    status="refused" if refusal else status,
-                    reason=refusal,
+                    status="refused" if reason else status,
+                    reason=reason,
                     **{name: column[row] for name, column in scores.items()},
                     psnr_oracle=None if oracle is None else oracle[row],
                     **({} if failed[update, position] else {name: column[row] for name, column in looks.items()}),
                     objective=objective if math.isfinite(objective) else None,
                     label=int(batch.labels[update, position]),
-                    label_inferred=None if labels is None or refusal else int(labels[update, position]),
+                    label_inferred=None if named in (None, UNLABELED) or reason else named,
                     seed=attacker_seed(self.seed, batch.update_ids[update]),
                     gradient_evaluations=float(found.gradient_evaluations[update]) / size,
                     seconds=seconds / failed.numel(),
@@ -113,7 +129,7 @@ class Scorer:
         if candidates is None:
             return None
         restarts = []
-        for images in candidates:
+        for images in (_fill(each, private.shape[1], torch.nan) for each in candidates):
             mended = self._mend(images, ~images.isfinite().flatten(2).all(2)).to(private)
             matched = reorder(mended, match(mended, private))
             restarts.append(psnr(matched.flatten(0, 1), private.flatten(0, 1)).view(private.shape[:2]))
@@ -121,3 +137,11 @@ class Scorer:
         best = values.mean(2).argmax(0)
         oracle: list[float] = values[best, torch.arange(len(best), device=best.device)].flatten().tolist()
         return oracle
+
+
+def _fill(values: Tensor, size: int, filling: float) -> Tensor:
+    """Fill (U, B', ...) up to (U, size, ...)."""
+    updates, missing = len(values), size - values.shape[1]
+    if missing <= 0:
+        return values
+    return torch.cat([values, values.new_full((updates, missing, *values.shape[2:]), filling)], 1)

@@ -175,6 +175,9 @@ class Reconstruction(_Frozen):
     candidates: (R, U, B, C, H, W), all restarts, for the oracle gap; None where there is one.
     gradient_evaluations: (U,), int64, client updates simulated and differentiated for each update, restarts included.
     backend: how they were computed, in the engine's words; None for attacks that simulate no update.
+    refused: for each update why it got no answer, or None where it did; None where all did. An attack that cannot serve
+        the victim at all raises RefusalError instead.
+    labels_only: whether labels are all that the attack answers; its images then have no content.
     """
 
     images: Tensor
@@ -183,6 +186,8 @@ class Reconstruction(_Frozen):
     gradient_evaluations: Tensor
     candidates: Tensor | None = None
     backend: str | None = None
+    refused: tuple[str | None, ...] | None = None
+    labels_only: bool = False
 
 
 class Record(_Frozen):
@@ -190,7 +195,8 @@ class Record(_Frozen):
 
     psnr (dB, range 1, at most 100), ssim, mse, lpips_*: None where a metric is not available; the manifest says why.
     status: "ok"; "diverged" when the reconstruction was not finite (it scores as the mean-image floor, rule R7);
-        "refused" when the attack raised a GibenchError for this update (same score; `reason` says why).
+        "refused" when the attack raised a GibenchError, or declined this update (same score; `reason` says why);
+        "labels" when it answers labels alone, so that only those count.
     psnr_oracle: PSNR had the best restart been chosen by the true image; minus psnr it is the oracle gap.
     objective: the attacker's. gradient_evaluations, seconds: this image's share of its update's cost.
     label, label_inferred: the true one, and what the attack says after matching.
@@ -206,7 +212,7 @@ class Record(_Frozen):
     image_id: str
     update_id: str
     position: int
-    status: Literal["ok", "diverged", "refused"]
+    status: Literal["ok", "diverged", "refused", "labels"]
     reason: str | None = None
     psnr: float
     ssim: float | None

@@ -58,6 +58,18 @@ def test_the_layers_name_rooms_that_exist() -> None:
     assert set(LAYER) - planned <= names
 
 
+def test_attacks_are_loaded_without_what_they_must_not_see() -> None:
+    """Not even through the rooms between: the private data, the clients that hold it, and the scores."""
+    script = (
+        "import sys, gibench.attacks; print('LOADED:', *sorted(m for m in sys.modules if m.startswith('gibench.')))"
+    )
+    command = [sys.executable, "-c", script]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = {room(module) for module in finished.stdout.split("LOADED:")[1].split()}
+    assert "attacks" in loaded
+    assert not loaded & FORBIDDEN_TO_ATTACKS
+
+
 HEAVY = ("torch", "lightning", "torchvision", "torchmetrics", "wandb")
 START = f"""
 import runpy, sys

@@ -117,6 +117,92 @@ COMMANDS = {
 }
 
 
+EXPERIMENTS = {
+    "mlp_single": "",
+    "lenet_l2_cosine": "",
+    "lenet_batches": "",
+    "tv_sweep": "",
+    "repeated_labels": " --precision 64-true",
+    "label_study": "",
+    "r_gap": " --precision 64-true",
+}
+
+
+def published() -> list[str]:
+    """The experiments whose results are in the documentation."""
+    return [name for name in EXPERIMENTS if (RESULTS / f"{name}-small.csv").exists()]
+
+
+def experiment_table(name: str) -> list[str]:
+    """One line for each attack of a suite, and for the best floor of each of its scenarios."""
+    lines = []
+    rows = rows_of(f"{name}-small")
+    for scenario in dict.fromkeys(row["scenario"] for row in rows):
+        members = [row for row in rows if row["scenario"] == scenario]
+        attacks = [row for row in members if row["kind"] == "attack"]
+        floors = [row for row in members if row["kind"] == "floor"]
+        attacks.sort(key=lambda row: -float(row["psnr"]))
+        for row in [*attacks, max(floors, key=lambda row: float(row["psnr"]))]:
+            looks = [f"{100 * float(row[key]):.0f} %" if row[key] else "" for key in ("bad_pixels", "mixtures")]
+            cells = (
+                scenario,
+                row["attack"],
+                row["images"],
+                interval(row, "psnr"),
+                f"{float(row['psnr_median']):.1f}",
+                f"{100 * float(row['exact']):.0f} %" if row["kind"] == "attack" else "",
+                looks[0],
+                f"{float(row['tv_ratio']):.2f}" if row["tv_ratio"] else "",
+                looks[1],
+                VERDICTS.get(row["verdict"], row["verdict"]),
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+@pytest.mark.parametrize("name", published())
+def test_the_documentation_shows_the_experiments(name: str) -> None:
+    manifest = json.loads((RESULTS / f"{name}-small.json").read_text())
+    assert manifest["command"] == f"gibench run configs/suites/{name}.yaml --size small{EXPERIMENTS[name]}"
+    assert manifest["finished"]
+    assert "dirty" not in manifest["commit"]
+    text = (REPOSITORY / "docs" / "experiments.md").read_text().splitlines()
+    for expected in experiment_table(name):
+        assert expected in text
+
+
+def label_table() -> list[str]:
+    """Multiset accuracy of some rules, by victim and batch."""
+    rows = {(row["scenario"], row["attack"]): row for row in rows_of("labels-small")}
+    lines = []
+    for scenario in dict.fromkeys(scenario for scenario, _ in rows):
+        cells = [share(rows[scenario, rule]) if (scenario, rule) in rows else "" for rule in LABEL_RULES]
+        updates = rows[scenario, LABEL_RULES[0]]["updates"]
+        lines.append("| " + " | ".join((scenario, updates, *cells)) + " |")
+    return lines
+
+
+LABEL_RULES = ("ilrg", "ilrg-shrunk", "llg-plus", "llg", "bias-corrected", "grad-inversion", "random")
+
+
+def share(row: dict[str, str]) -> str:
+    """Labels that are right, in percent, with the interval; nothing where the rule refused."""
+    if not row["label_accuracy"]:
+        return "refused"
+    mean, low, high = (100 * float(row[f"label_accuracy{end}"]) for end in ("", "_low", "_high"))
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def test_the_documentation_shows_the_label_rules() -> None:
+    manifest = json.loads((RESULTS / "labels-small.json").read_text())
+    assert manifest["command"] == "gibench run configs/suites/labels.yaml --size small"
+    assert manifest["finished"]
+    assert "dirty" not in manifest["commit"]
+    text = (REPOSITORY / "docs" / "labels.md").read_text().splitlines()
+    for expected in label_table():
+        assert expected in text
+
+
 def speed(case: str, entry: dict[str, Any]) -> str:
     """What the README shows of one entry of a benchmark."""
     cells = (

@@ -131,7 +131,7 @@ class GradientMatching(Attack):
             images=images[chosen, update],
             labels=labels[chosen, update] if self.labels is None or self.labels.infers else None,
             objective=match[chosen, update],
-            gradient_evaluations=evaluations.sum(0).cpu(),
+            gradient_evaluations=evaluations.sum(0).cpu() + self.posterior(observation).simulations,
             candidates=images if self.restarts > 1 else None,
             backend=None if self.likelihood.reads == "nothing" else str(prepared.choice),
         )
@@ -166,10 +166,7 @@ class GradientMatching(Attack):
     def posterior(self, observation: Observation) -> Posterior:
         """Bind the parts to an observation; the last one is kept."""
         if self._last is None or self._last[0] is not observation:
-            bound = Posterior(self, self.likelihood.hypothesis(observation))
-            for prior in bound.priors:
-                prior.check(observation)
-            self._last = observation, bound
+            self._last = observation, Posterior.bind(self, observation)
         return self._last[1]
 
     def problem(

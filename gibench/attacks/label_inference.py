@@ -41,4 +41,5 @@ class LabelInference(Attack):
             labels=labels,
             objective=torch.zeros(observation.updates, dtype=like.dtype, device=like.device),
             gradient_evaluations=torch.full((observation.updates,), self.labels.simulations(observation)),
+            labels_only=True,
         )

@@ -1,7 +1,7 @@
 """The posterior of one observation: what gradient matching compares, what it searches, and where it starts."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,16 +29,32 @@ Row = tuple[int, int]
 class Posterior(NamedTuple):
     """The parts of an attack, bound to an observation.
 
-    attack: the parts. hypothesis: what it takes for the law of the updates.
+    attack: the parts. hypothesis: what it takes for the law of the updates. labels: (U, B) of the attack's label
+    source, asked once for all rows and trials; None where labels are searched.
     """
 
     attack: "GradientMatching"
     hypothesis: Hypothesis
+    labels: Tensor | None
+
+    @classmethod
+    def bind(cls, attack: "GradientMatching", observation: Observation) -> Self:
+        """Check the parts against an observation, and ask the label source."""
+        hypothesis = attack.likelihood.hypothesis(observation)
+        bound = cls(attack, hypothesis, None)
+        for prior in bound.priors:
+            prior.check(observation)
+        return bound._replace(labels=attack.labels(hypothesis.observation) if attack.labels else None)
 
     @property
     def observation(self) -> Observation:
         """With what the attack simulates and compares."""
         return self.hypothesis.observation
+
+    @property
+    def simulations(self) -> int:
+        """How many client updates the label source simulated to answer for one update."""
+        return self.attack.labels.simulations(self.observation) if self.attack.labels else 0
 
     @property
     def priors(self) -> list[Prior]:
@@ -70,7 +86,7 @@ class Posterior(NamedTuple):
         owner = [updates.index(update) for _, update in rows]
         seeds = [derive(self.observation.seeds[update], "restart", restart) for restart, update in rows]
         victim = white_box(observed)
-        known = attack.labels(observed)[owner] if attack.labels else None
+        known = None if self.labels is None else self.labels[[update for _, update in rows]]
         start = self._start(observed, victim, seeds)
 
         def decode(variables: Variables, known: Tensor | None) -> Guess:

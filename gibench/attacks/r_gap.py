@@ -9,16 +9,19 @@ from torch import Tensor
 
 from gibench.attacks.base import Attack
 from gibench.attacks.posterior import white_box
-from gibench.diagnostics.layer_rank import Chain, Layer, factor, gradient_matrix, read_chain, weight_matrix
 from gibench.errors import RefusalError
 from gibench.needs import Needs
 from gibench.types import Observation, Reconstruction, Update
+from gibench.victims.chain import Chain, Layer, factor, gradient_matrix, read_chain, weight_matrix
 
 TURN = 1.2784645427610738
 """The margin mu at which -mu / (1 + e^mu) is least, 1 + e^mu = mu e^mu; values between that and 0 have two margins."""
 
 LARGEST = 700.0
 """The largest margin that is looked for: beyond it the gradient is below 1e-301."""
+
+UNLABELED = -1
+"""Of a reconstruction that names no label; see `gibench.scoring`."""
 
 REFINEMENTS = 3
 """Corrections of a least-squares solution; each divides its error by about 1e16 / condition^2."""
@@ -56,14 +59,18 @@ class RGAP(Attack):
     breaching) and the label; with one logit and no bias, the margin :math:`\mu` solves
     :math:`\langle dw, w \rangle = -\mu / (1 + e^\mu)`, and :math:`k = \mp 1 / (1 + e^\mu)`.
 
-    The victim is a chain of bias-free convolutions and linear layers; see `gibench.diagnostics.layer_rank.read_chain`,
-    and `rank_deficiency` there for whether the solution is unique. Where it is not, we take that of least norm.
+    The victim is a chain of bias-free convolutions and linear layers; see `gibench.victims.chain.read_chain`, and
+    `gibench.diagnostics.rank_deficiency` for whether the solution is unique. Where it is not, we take that of least
+    norm.
 
     Differences from the authors' code: float64 throughout, where it rounds to float32 between the layers; a margin has
     two solutions where the prediction is right, which it avoids by flipping the label, and we try both, and both
     labels where the label is not granted; a root finder in place of 30,000 steps of Adam; the padding is left out of
     the unknowns in place of equations that set it to zero. The equations of both kinds are scaled to right-hand sides
     of equal norm, which matters for a rounded or noisy update alone, and where an earlier layer was not unique.
+
+    A label is granted where the labels are known in order, and, since B = 1, where their counts or their set is. An
+    update that leads to no finite answer gets NaN for an image, and no label.
 
     The objective is |g(x) - g| / |g|, of the update that the answer causes; by it we choose among several starts. Two
     margins can be equally right: a chain without biases maps c x to c z for c > 0, so that two multiples of one image,
@@ -93,7 +100,7 @@ class RGAP(Attack):
         """Simulate what each answer would have sent, and keep the best of each row."""
         victim = white_box(observation)
         kind = next(iter(observation.update.values()))
-        nothing = Answer((math.inf, 0.0), math.inf, kind.new_full(observation.image_shape, math.nan), 0)
+        nothing = Answer((math.inf, 0.0), math.inf, kind.new_full(observation.image_shape, math.nan), UNLABELED)
         best = [nothing] * observation.updates
         exact = math.sqrt(torch.finfo(kind.dtype).eps)
         evaluations = torch.zeros(observation.updates, dtype=torch.int64)
@@ -107,11 +114,11 @@ class RGAP(Attack):
             rank = max(exact, objective), -float(inputs.norm())
             if math.isfinite(objective) and rank < best[row].rank:
                 best[row] = Answer(rank, objective, image, label)
-        granted = observation.labels is not None or (chain.bias is None and chain.num_classes > 2)
+        unnamed = _granted(observation) is not None or (chain.bias is None and chain.num_classes > 2)
         found = torch.tensor([[answer.label] for answer in best], device=kind.device)
         return Reconstruction(
             images=torch.stack([answer.image for answer in best])[:, None],
-            labels=None if granted else found,
+            labels=None if unnamed else found,
             objective=kind.new_tensor([answer.objective for answer in best]),
             gradient_evaluations=evaluations,
         )
@@ -179,7 +186,8 @@ def starts(chain: Chain, observation: Observation, update: Update, row: int) -> 
     """
     head = chain.layers[-1]
     gradient = update[f"{head.name}.weight"][row]
-    granted = None if observation.labels is None else int(observation.labels[row, 0])
+    known = _granted(observation)
+    granted = None if known is None else int(known[row])
     if chain.bias is not None:
         k = update[f"{head.name}.bias"][row]
         label = int(k.argmin()) if granted is None else granted  # p - onehot: the true class alone is negative
@@ -211,6 +219,13 @@ def margins(product: float) -> list[float]:
         return [TURN]
     ends = [(0.0, TURN)] + [(TURN, LARGEST)] * (excess(LARGEST) > 0)
     return [brentq(excess, *each, xtol=1e-15, rtol=1e-15) for each in ends]
+
+
+def _granted(observation: Observation) -> Tensor | None:
+    """The labels (U,) that the threat model grants: of one image, the class that is counted is the label."""
+    if observation.labels is not None:
+        return observation.labels[:, 0]
+    return None if observation.label_counts is None else observation.label_counts.argmax(1)
 
 
 def _transposed(layer: Layer, k: Tensor) -> Tensor:

@@ -33,10 +33,10 @@ class SPEAR(Attack):
     An answer is accepted only with its certificate: at `agreement` of all neurons and for each image, the recovered
     image makes the neuron positive where the recovered delta is not zero, and not positive where it is; and its pixels
     lie in [0, 1]. An update that gets none in `max_samples` samples, or whose rank is not the batch size (noise, equal
-    images, a dead network), fails: its images are NaN and its objective infinite, and other updates go on. No labels
-    and no simulation are needed. Where the batch size is hidden, the ranks tell it: the reconstruction has as many
-    images as the largest of them, and rows of smaller rank end with NaN. All is computed on the CPU in float64,
-    whatever the type of the update. The objective is |G - D [X | 1]| / |G|.
+    images, a dead network), is refused: its images are NaN, its objective infinite; other updates go on. No labels and
+    no simulation are needed. Where the batch size is hidden, the ranks tell it: the reconstruction has as many
+    images as the largest batch that is found, and rows of smaller ones end with NaN. All is computed on the CPU in
+    float64, whatever the type of the update. The objective is |G - D [X | 1]| / |G|.
 
     Differences from the paper and its code: the bias stands in the factored matrix as one more column, so that images
     need only be affinely independent and the scales need no further equations; directions are fitted to all rows that
@@ -96,13 +96,12 @@ class SPEAR(Attack):
             self._problem(torch.column_stack(parts).cpu(), known, seed)
             for *parts, seed in zip(*updates, observation.seeds, strict=True)
         ]
-        size = known or max((problem.size for problem in problems), default=0)
-        if not size:
+        if not any(problem.size for problem in problems) and known is None:
             raise RefusalError(
                 f"SPEAR finds no batch of at most {self.largest_batch} images in the rank of any update; "
                 "grant threat_model.batch_size, or remove what fills the rank."
             )
-        return self._reconstruct(observation, problems, layer, size)
+        return self._reconstruct(observation, problems, layer)
 
     def _problem(self, gradient: Tensor, known: int | None, seed: int) -> "_Problem":
         """Factor one update's gradient (m, n + 1) of weight and bias."""
@@ -111,34 +110,45 @@ class SPEAR(Attack):
         matrix = gradient.double()
         factors = factor(matrix, known or self.largest_batch, source)
         rank = factors.rank(tolerance)
-        size = rank if rank == (known or min(rank, self.largest_batch)) else 0
+        told = rank <= self.largest_batch and rank < min(matrix.shape)  # a full rank tells nothing
+        size = rank if rank == known or (known is None and told) else 0
         left, right, spectrum = factors
         return _Problem(
             factors=Factors(left[:, :size] * matrix.any(1)[:, None], right[:size], spectrum),
             residual=(matrix - left[:, :size] @ right[:size]).norm() / matrix.norm(),
             size=size,
+            rank=rank,
             tolerance=tolerance,
             source=source,
         )
 
-    def _reconstruct(
-        self, observation: Observation, problems: "list[_Problem]", layer: nn.Linear, size: int
-    ) -> Reconstruction:
+    def _reconstruct(self, observation: Observation, problems: "list[_Problem]", layer: nn.Linear) -> Reconstruction:
         victim = white_box(observation)
         first = next(iter(observation.update.values()))
+        found = [self._solve(problem, victim, layer) if problem.size else None for problem in problems]
+        size = observation.batch_size or max((len(each) for each in found if each is not None), default=1)
         images = torch.full((len(problems), size, *observation.image_shape), torch.nan).to(first)
         objective = torch.full((len(problems),), torch.inf).to(first)
-        for update, problem in enumerate(problems):
-            found = self._solve(problem, victim, layer) if problem.size else None
-            if found is not None:
-                images[update, : problem.size] = found.to(first)
+        for update, (problem, answer) in enumerate(zip(problems, found, strict=True)):
+            if answer is not None:
+                images[update, : problem.size] = answer.to(first)
                 objective[update] = problem.residual
         return Reconstruction(
             images=images.clamp(0, 1),
             labels=None,
             objective=objective,
             gradient_evaluations=torch.zeros(observation.updates, dtype=torch.int64),
+            refused=tuple(
+                self._reason(problem, observation.batch_size) if answer is None else None
+                for problem, answer in zip(problems, found, strict=True)
+            ),
         )
+
+    def _reason(self, problem: "_Problem", known: int | None) -> str:
+        if not problem.size:
+            wanted = f"that of {known} images" if known else "that of a batch"
+            return f"the first layer's gradient shows rank {problem.rank}, not {wanted}."
+        return f"no answer has the certificate within max_samples = {self.max_samples:,} samples."
 
     def _solve(self, problem: "_Problem", victim: Victim, layer: nn.Linear) -> Tensor | None:
         """The images (B, C, H, W) of one update, or None where no answer gets the certificate."""
@@ -161,11 +171,12 @@ class SPEAR(Attack):
 
 
 class _Problem(NamedTuple):
-    """One update. size: of its batch, 0 where the rank does not fit. residual: |G - L R| / |G|."""
+    """One update. size: of its batch, 0 where the rank does not fit. residual: |G - L R| / |G|. rank: as seen."""
 
     factors: Factors
     residual: Tensor
     size: int
+    rank: int
     tolerance: float
     source: torch.Generator
 

@@ -9,6 +9,7 @@ from gibench.diagnostics.cramer_rao import (
 from gibench.diagnostics.environment import Finding, doctor, environment_report, package_versions
 from gibench.diagnostics.identifiability import (
     Identifiability,
+    NoiseFloor,
     identifiability,
     in_double,
     read_identifiability,
@@ -32,6 +33,7 @@ __all__ = [
     "Identifiability",
     "Jacobian",
     "LayerRank",
+    "NoiseFloor",
     "Spectrum",
     "bayesian_psnr_bound",
     "doctor",

@@ -1,12 +1,14 @@
 r"""How well anybody can reconstruct from a noisy update: Cramér-Rao bounds from the Jacobian's singular values.
 
 The update is g = g(x) + sigma e, e ~ N(0, I), so that its Fisher information about x is F = J^T J / sigma^2. With
-singular values s_i of J, N pixels, and -10 log10(MSE) as PSNR:
+singular values s_i of J and N pixels, the expected MSE of any estimate is bounded from below; in dB, -10 log10 of that
+bound is the PSNR of the least expected MSE. It is no bound on a mean of PSNRs, which may exceed it: -log is convex, so
+that the mean of -log10(MSE) is at least -log10 of the mean MSE (Jensen).
 
-- unbiased, no prior: :math:`\mathrm{MSE} \ge \frac{\sigma^2}{N} \sum_{s_i > 0} s_i^{-2}` over the identifiable
+- unbiased, no prior: :math:`\mathrm{E[MSE]} \ge \frac{\sigma^2}{N} \sum_{s_i > 0} s_i^{-2}` over the identifiable
   directions; in a null direction the variance of an unbiased estimate is infinite.
 - with a prior of variance tau^2 per pixel (van Trees, 1968):
-  :math:`\mathrm{MSE} \ge \frac{1}{N} \sum_i (s_i^2 / \sigma^2 + 1 / \tau^2)^{-1}`; a null direction costs tau^2.
+  :math:`\mathrm{E[MSE]} \ge \frac{1}{N} \sum_i (s_i^2 / \sigma^2 + 1 / \tau^2)^{-1}`; a null direction costs tau^2.
 
 The second is attained by the posterior mean where g is linear and the prior Gaussian. For a network it is that bound
 for the network linearized at the private images: van Trees' own averages F over the prior first, and is lower. Images
@@ -28,7 +30,7 @@ PRIOR_VARIANCE = 1 / 12
 
 
 def unbiased_psnr_bound(spectrum: Spectrum, *, sigma: float) -> float:
-    """Return the highest PSNR (dB) of an unbiased estimate, by its error in the identifiable directions alone.
+    """Return the PSNR (dB) of the least expected MSE without bias, by the error in the identifiable directions alone.
 
     Args:
         spectrum: of J.
@@ -40,12 +42,12 @@ def unbiased_psnr_bound(spectrum: Spectrum, *, sigma: float) -> float:
 
 
 def bayesian_psnr_bound(spectrum: AnySpectrum, *, sigma: float, prior_variance: float = PRIOR_VARIANCE) -> Amount:
-    """Return the highest expected PSNR (dB) of the linearized problem under a Gaussian prior, and its error.
+    """Return the PSNR (dB) of the least expected MSE of the linearized problem, prior Gaussian, and its error.
 
     Args:
         spectrum: of J.
-        sigma: standard deviation of the noise on each entry of the update; 0 leaves the null directions to the prior,
-            PSNR <= -10 log10(null / N * prior_variance).
+        sigma: standard deviation of the noise on each entry of the update; 0 leaves the null directions to the prior:
+            -10 log10(null / N * prior_variance).
         prior_variance: tau^2 of each pixel.
 
     Raises:

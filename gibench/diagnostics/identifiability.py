@@ -1,4 +1,4 @@
-"""What an update discards, measured before any attack: null directions, condition, bounds on PSNR (one record each).
+"""What an update discards, measured before any attack: null directions, condition, least errors (one record each).
 
 The diagnostic sees the private images: it is for whoever owns them, and no attack has what it says. It is local, a
 statement about small changes at these images and weights.
@@ -41,7 +41,8 @@ class NoiseFloor(_Frozen):
 
     relative: standard deviation in units of the update's RMS entry. sigma: in the update's own.
     directions: how many stand above the noise. bits: what the update says of the images.
-    psnr: the bound with a prior, in dB; psnr_unbiased: without, over the identifiable directions; None of estimates.
+    psnr: of the least expected MSE with a prior, in dB; psnr_unbiased: without, over the identifiable directions; None
+        of estimates. A mean of PSNRs may exceed them, because -log is convex.
     *_error: standard errors; 0 of exact spectra.
     """
 
@@ -61,10 +62,11 @@ class Identifiability(_Frozen):
 
     method: "exact" or "estimated". unknowns: N pixels of all images. observations: P entries of the update.
     null_directions, condition, gap, tolerance: see `Spectrum`; None of estimates. largest, smallest: singular values;
-        of estimates, bounds (see `EstimatedSpectrum`). noise_free_psnr: the bound with a prior where there is no noise.
+        of estimates, bounds (see `EstimatedSpectrum`). noise_free_psnr: of the least expected MSE, with a
+        prior and no noise.
     rms: of the update's entries. prior_variance: of each pixel. floors: see `NoiseFloor`; one where the defense adds
         Gaussian noise (`own_noise`), else those that are assumed.
-    remark: what of the client's protocol is not in these numbers.
+    remark: of what the numbers are, where something of the client's protocol is not in them.
     """
 
     scenario: str
@@ -116,17 +118,20 @@ def released(client: Client, batch: Batch) -> Released:
         client: with whatever defense.
         batch: one update, in the type of the client's victim.
     """
+    shared = client.threat_model.batch_norm == "shared"  # statistics that are sent beside the update say more of images
+    left_out = "without the shared BatchNorm statistics" if shared else None
     if client.defense is None:
-        return Released(client.simulate, None, None)
+        return Released(client.simulate, None, f"of the update {left_out}" if left_out else None)
     if not isinstance(client.defense, GaussianNoise | DPSGD):
-        return Released(client.simulate, None, f"of the update before {client.defense}")
+        before = f"of the update before {client.defense}"
+        return Released(client.simulate, None, f"{before}, {left_out}" if left_out else before)
     # As an attacker sees it who knows all of the client: what comes back says how the defense changes the mean.
     known = {"simulate": client.simulate, "batch_size": batch.images.shape[1]}
     distance = Gaussian()
     hypothesis = client.defense.assume(client(batch).model_copy(update=known), distance)
     noise = hypothesis.likelihood
     sigma = noise.sigma if isinstance(noise, Gaussian) and noise is not distance else None
-    return Released(hypothesis.observation.simulate, sigma, None)
+    return Released(hypothesis.observation.simulate, sigma, f"of the update {left_out}" if left_out else None)
 
 
 def identifiability(

@@ -1,4 +1,4 @@
-"""What the doctor says of a configuration before any attack: directions without a trace, condition, bounds on PSNR."""
+"""What the doctor says of a configuration before any attack: directions without a trace, condition, least errors."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,8 +16,9 @@ from gibench.types import Batch
 
 NOTE = (
     "This looks at the private images: an audit of one's own data, which no attack sees. It is local, for small "
-    "changes at these images and weights. Bounds with a prior take pixels for independent, with the variance of "
-    "U(0, 1), and the network for linear there."
+    "changes at these images and weights. The PSNR of the least expected MSE, with a "
+    "prior, takes pixels for independent, with the variance of U(0, 1), and the network for linear there; a mean of PSNRs "
+    "may exceed it."
 )
 
 
@@ -73,7 +74,7 @@ def in_words(found: Identifiability) -> list[str]:
     size, labels = len(found.labels), ", ".join(map(str, found.labels))
     lines = [f"update {found.update_id} (labels {labels})"]
     if found.remark:
-        lines.append(f"{found.remark}, which is not in these numbers")
+        lines.append(f"these numbers are {found.remark}")
     if found.null_directions is None:
         lines.append(
             f"B = {size}: {found.observations:,} x {found.unknowns:,} is too large for all singular values; "
@@ -87,7 +88,9 @@ def in_words(found: Identifiability) -> list[str]:
             gap = f"; a gap of {found.gap:.0e} to rounding errors" if found.gap else ""
             others = "the others" if found.null_directions else "them"
             lines.append(f"condition of {others}: {found.condition:.1e}{gap}")
-        lines.append(f"without noise, with a prior: PSNR of at most {found.noise_free_psnr:.1f} dB")
+        lines.append(
+            f"without noise, with a prior, the PSNR of the least expected MSE is {found.noise_free_psnr:.1f} dB"
+        )
     return lines
 
 
@@ -109,7 +112,8 @@ def _print_update(found: Identifiability, console: Console) -> None:
     for line in in_words(found):
         console.print(line, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("noise / RMS", "sigma", "directions above it", "PSNR <=, prior", "PSNR <=, unbiased", "bits"):
+    least = ("PSNR of least MSE, prior", "unbiased")
+    for heading in ("noise / RMS", "sigma", "directions above it", *least, "bits"):
         table.add_column(Text(heading, "dim"), justify="right")
     for floor in found.floors:
         share = 100 * floor.directions / found.unknowns

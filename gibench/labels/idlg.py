@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gibench.errors import ThreatModelError
+from gibench.errors import RefusalError
 from gibench.labels.base import LabelSource
 from gibench.labels.head import weight_update
 from gibench.needs import Needs
@@ -16,14 +16,15 @@ class IDLG(LabelSource):
     has a negative sum. We use the weights alone, as the paper does; the sign of the bias gradient is a rule of its own.
 
     Raises:
-        ThreatModelError: for B > 1, of which the rule names one class only.
-        RefusalError: when the victim has no linear layer with one row for each class.
+        RefusalError: for B > 1, of which the rule names one class only, and when the victim has no linear layer with
+            one row for each class.
+        ThreatModelError: when the batch size is hidden.
     """
 
     needs = Needs(batch_size=("known",))
 
     def forward(self, observation: Observation) -> Tensor:
         """See `LabelSource`."""
-        if observation.known_batch_size() != 1:
-            raise ThreatModelError("iDLG's label rule is for batches of one image; give the labels, or another rule.")
+        if self.check(observation) != 1:
+            raise RefusalError("iDLG's label rule is for batches of one image; give the labels, or another rule.")
         return weight_update(observation).sum(2).argmin(1, keepdim=True)

@@ -120,7 +120,7 @@ def attacking(rows: Sequence[Row]) -> list[Row]:
 
 def tried(rows: Sequence[Row]) -> list[Row]:
     """Return the attacks and controls that did not refuse: what stands for a refusal is not theirs to be drawn."""
-    return [row for row in attacking(rows) if row.verdict != "refused"]
+    return [row for row in attacking(rows) if row.has_images]
 
 
 def best_floor(rows: Sequence[Row]) -> Row | None:

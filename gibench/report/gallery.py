@@ -137,7 +137,7 @@ def hang_medians(albums: Sequence[tuple[str, Album]], *, success_psnr: float) ->
 
 
 def _tried(album: Album) -> list[Row]:
-    return [row for row in album.rows if row.kind == "attack" and row.verdict != "refused"]
+    return [row for row in album.rows if row.kind == "attack" and row.has_images]
 
 
 def _median(album: Album) -> tuple[str, Key]:
@@ -174,7 +174,7 @@ def comparison_strip(run_folder: Path, path: Path, *, scenario: str | None = Non
     first = album.rows[0].attack
     keys = sorted(album.images(album.rows)[0], key=lambda key: (attacks[first][key].image_id, key))[:images]
     strip = [("private", "", [album.tensor(first, key, "private") for key in keys])]
-    for row in (row for row in album.rows if row.kind == "attack" and row.verdict != "refused"):
+    for row in (row for row in album.rows if row.kind == "attack" and row.has_images):
         found = attacks[row.attack]
         solved = [key if key in found and found[key].status == "ok" else None for key in keys]
         pictures = [album.tensor(row.attack, key, "images") if key else None for key in solved]

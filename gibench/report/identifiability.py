@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
 
-from gibench.diagnostics import Identifiability, read_identifiability
-from gibench.metrics.intervals import LEVEL, Interval
+from gibench.diagnostics import Identifiability, NoiseFloor, read_identifiability
+from gibench.metrics.intervals import Interval
+from gibench.report.correlation import rank_correlation
 from gibench.report.drawing import (
     BOTTOM,
     HEIGHT,
@@ -32,7 +30,6 @@ from gibench.report.drawing import (
 from gibench.report.summary import Group, kind_of
 
 FILE = "identifiability.jsonl"
-RESAMPLES = 1000
 SHOWN = 1e-2
 """The assumed noise of the scatter, in units of the update's RMS entry: fixed, not chosen by what it foretells."""
 
@@ -51,7 +48,8 @@ class Point(NamedTuple):
 class Line:
     """One scenario: medians over its diagnosed updates; None where an update has only an estimated spectrum.
 
-    nulls: the range of null directions. bounds: PSNR (dB) under each assumed noise, or the defense's own.
+    nulls: the range of null directions. bounds: PSNR (dB) of the least expected MSE under each
+        assumed noise, or the defense's own.
     reached: attack -> mean PSNR (dB) on the same updates.
     """
 
@@ -66,15 +64,27 @@ class Line:
     remark: str | None
 
 
+class Correlation(NamedTuple):
+    """Of one predictor with what one attack reaches: pooled over scenarios, and within them."""
+
+    pooled: Interval
+    within: Interval
+
+
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the page shows. correlations: predictor -> one rank correlation per attack, in the order of `attacks`."""
+    """What the page shows.
+
+    correlations: predictor -> one rank correlation per attack, in the order of `attacks`. several: scenarios, so that
+        pooled and within are two things.
+    """
 
     noises: tuple[float, ...]
     attacks: tuple[str, ...]
     lines: Sequence[Line]
     scatter: Markup | None
-    correlations: Sequence[tuple[str, Sequence[Interval]]]
+    correlations: Sequence[tuple[str, Sequence[Correlation]]]
+    several: bool
     shown: float
     estimated: bool
 
@@ -106,80 +116,58 @@ def collect_identifiability(
         scatter=draw_scatter(points, colors, relative=SHOWN) if points else None,
         correlations=[
             (name, [_correlation(found, predictor) for found in points.values()])
-            for name, predictor in _predictors(noises).items()
+            for name, predictor in _predictors(noises, own=any(record.own_noise for record in records)).items()
         ],
+        several=len(scenarios) > 1,
         shown=SHOWN,
         estimated=any(record.method == "estimated" for record in records),
     )
 
 
-def rank_correlation(
-    predicted: Sequence[float], reached: Sequence[float], clusters: Sequence[str], *, seed: int = 0
-) -> Interval:
-    """Spearman's rank correlation with its 95 % bootstrap interval; each resample draws whole clusters.
-
-    Args:
-        predicted: (n,).
-        reached: (n,).
-        clusters: n names: an update that several scenarios share is one cluster.
-        seed: of the resampling.
-    """
-    x, y, names = np.asarray(predicted, float), np.asarray(reached, float), np.asarray(clusters)
-    _, member = np.unique(names, return_inverse=True)
-    count = int(member.max()) + 1 if len(member) else 0
-    if len(x) < 3 or count < 2:
-        return Interval(None, None, None, images=len(x), clusters=count, reason="too few updates.")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Interval(None, None, None, images=len(x), clusters=count, reason="all the same.")
-    value = float(spearmanr(x, y).statistic)
-    rows = [np.flatnonzero(member == cluster) for cluster in range(count)]
-    source = np.random.default_rng(seed)
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = np.concatenate([rows[cluster] for cluster in source.integers(count, size=count)])
-        found.append(_of_ranks(x[drawn], y[drawn]))
-    kept = [number for number in found if np.isfinite(number)]
-    low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high), images=len(x), clusters=count)
-
-
-def _of_ranks(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Spearman's correlation without its p-value, which takes ten times as long; NaN where one is constant."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
-
-
-def _predictors(noises: Sequence[float]) -> dict[str, Predictor]:
+def _predictors(noises: Sequence[float], *, own: bool) -> dict[str, Predictor]:
     """What is held against the reached PSNR; of each, more should mean better reconstructions."""
     found: dict[str, Predictor] = {
         "share of directions that leave a trace": lambda r: None if r.null_share is None else 1 - r.null_share,
         "one over the condition": lambda r: 1 / r.condition if r.condition else None,
     }
     for noise in noises:
-        found[f"PSNR bound at noise {noise:g} RMS"] = lambda r, noise=noise: _bound(r, noise)  # type: ignore[misc]
+        found[f"PSNR of least MSE at noise {noise:g} RMS"] = lambda r, noise=noise: _psnr(r, noise)  # type: ignore[misc]
     found[f"bits per pixel at noise {SHOWN:g} RMS"] = lambda r: _bits(r, SHOWN)
+    if own:
+        found["PSNR of least MSE at the defense's own noise"] = lambda r: _psnr(r, None)
+        found["bits per pixel at the defense's own noise"] = lambda r: _bits(r, None)
     return found
 
 
-def _bound(record: Identifiability, relative: float) -> float | None:
-    """The bound at an assumed noise, or at the defense's own where there is one."""
-    floors = [floor for floor in record.floors if record.own_noise or floor.relative == relative]
-    return floors[0].psnr if floors else None
+def _floor(record: Identifiability, relative: float | None) -> NoiseFloor | None:
+    """What is left at an assumed noise, or (None) at the defense's own; None where the record has no such noise."""
+    if record.own_noise != (relative is None):
+        return None
+    return next((floor for floor in record.floors if relative in (None, floor.relative)), None)
 
 
-def _bits(record: Identifiability, relative: float) -> float | None:
-    floors = [floor for floor in record.floors if record.own_noise or floor.relative == relative]
-    return floors[0].bits / record.unknowns if floors else None
+def _psnr(record: Identifiability, relative: float | None) -> float | None:
+    floor = _floor(record, relative)
+    return None if floor is None else floor.psnr
+
+
+def _bits(record: Identifiability, relative: float | None) -> float | None:
+    floor = _floor(record, relative)
+    return None if floor is None else floor.bits / record.unknowns
 
 
 def _points(records: Sequence[Identifiability], groups: Mapping[str, Mapping[str, Group]], attack: str) -> list[Point]:
-    """The diagnosed updates that an attack was tried on, and did not refuse."""
+    """The diagnosed updates that an attack was tried on, of the scenarios in which it answered any image.
+
+    Where it refused some updates only, these score as the floor like any failure (rule R7).
+    """
     found = []
     for record in records:
         scored = groups.get(record.scenario, {}).get(attack, {})
+        if all(one.status in ("refused", "labels") for one in scored.values()):
+            continue
         own = [one for (update_id, _), one in scored.items() if update_id == record.update_id]
-        if own and all(one.status != "refused" for one in own):
+        if own:
             found.append(Point(record.scenario, record, statistics.fmean(one.psnr for one in own)))
     return found
 
@@ -203,34 +191,36 @@ def _line(name: str, records: Sequence[Identifiability], points: Mapping[str, Se
     )
 
 
-def _correlation(points: Sequence[Point], predictor: Predictor) -> Interval:
+def _correlation(points: Sequence[Point], predictor: Predictor) -> Correlation:
     known = [(value, point) for point in points if (value := predictor(point.found)) is not None]
-    return rank_correlation(
-        [value for value, _ in known],
-        [point.psnr for _, point in known],
-        [point.found.update_id for _, point in known],
+    predicted, reached = [value for value, _ in known], [point.psnr for _, point in known]
+    updates, scenarios = [point.found.update_id for _, point in known], [point.scenario for _, point in known]
+    return Correlation(
+        rank_correlation(predicted, reached, updates),
+        rank_correlation(predicted, reached, updates, within=scenarios),
     )
 
 
 def draw_scatter(points: Mapping[str, Sequence[Point]], colors: Mapping[str, str], *, relative: float) -> Markup | None:
-    """Draw one dot per update and attack: reached PSNR over the bound; on the dashed line both are equal.
+    """Draw one dot per update and attack: reached PSNR over that of the least expected MSE; equal on the dashed line.
 
     Args:
         points: attack -> its updates.
         colors: of the attacks.
-        relative: the assumed noise of the bound; updates without it are left out, and None is returned without any.
+        relative: the assumed noise; updates without it, and those with the defense's own, are left out, and None is
+            returned without any.
     """
     dots = [
         (bound, point, attack)
         for attack, found in points.items()
         for point in found
-        if (bound := _bound(point.found, relative)) is not None
+        if (bound := _psnr(point.found, relative)) is not None
     ]
     if not dots:
         return None
     x_ticks = round_ticks(min(bound for bound, _, _ in dots), max(bound for bound, _, _ in dots))
     y_ticks = round_ticks(min(point.psnr for _, point, _ in dots), max(point.psnr for _, point, _ in dots))
-    label = f"PSNR bound at noise of {relative:g} RMS, dB"
+    label = f"PSNR of least MSE at noise of {relative:g} RMS, dB"
     svg = canvas(HEIGHT, f"reached PSNR against {label}")
     x = Scale(x_ticks[0], x_ticks[-1], LEFT + 8, WIDTH - RIGHT)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
@@ -239,7 +229,7 @@ def draw_scatter(points: Mapping[str, Sequence[Point]], colors: Mapping[str, str
     _diagonal(svg, x, y)
     for bound, point, attack in dots:
         place = {"class": f"point {colors[attack]}", "cx": f"{x(bound):.1f}", "cy": f"{y(point.psnr):.1f}", "r": "4"}
-        hint = f"{attack}, {point.scenario}: bound {bound:.1f} dB, reached {point.psnr:.1f} dB"
+        hint = f"{attack}, {point.scenario}: least MSE {bound:.1f} dB, reached {point.psnr:.1f} dB"
         ET.SubElement(ET.SubElement(svg, "circle", place), "title").text = hint
     return markup(svg)
 

@@ -73,7 +73,7 @@ def write_report(run_folder: Path) -> Path:
             colors=colors,
             success_psnr=success_psnr,
             images=len({record.image_id for record in records}),
-            failures=sum(row.failures for row in rows if row.kind == "attack" and row.verdict != "refused"),
+            failures=sum(row.failures for row in rows if row.kind == "attack" and row.has_images),
             unavailable={name: why for name, why in manifest.get("metrics", {}).items() if why != "available"},
         )
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gibench.metrics.intervals import Interval, paired_difference
 from gibench.report.csv_file import write_csv
-from gibench.report.summary import Group, Row
+from gibench.report.summary import LEAST_UPDATES, Group, Row
 
 COLUMNS = ("scenario", "attack", "other", "images", "difference", "low", "high")
 
@@ -26,7 +26,7 @@ class Pair:
         low, high = self.difference.low, self.difference.high
         if not self.difference.images:
             return "on no common image"
-        if low is None or high is None:
+        if low is None or high is None or self.difference.clusters < LEAST_UPDATES:
             return "too few updates"
         return "better" if low > 0 else "worse" if high < 0 else "a tie within noise"
 
@@ -43,7 +43,7 @@ def pairs(rows: Sequence[Row], attacks: Mapping[str, Group], *, reference: str |
     Returns:
         The others from the highest mean to the lowest; none where there are fewer than two attacks.
     """
-    tried = [row for row in rows if row.kind == "attack" and row.verdict != "refused"]
+    tried = [row for row in rows if row.kind == "attack" and row.has_images]
     names = [row.attack for row in sorted(tried, key=lambda row: (-(row.psnr.value or 0.0), row.attack))]
     if len(names) < 2:
         return []

@@ -30,10 +30,10 @@ class Stage:
     accuracy: float | None
 
     def reached(self, attack: str) -> Interval | str | None:
-        """Return the PSNR of an attack, "refused", or None where it is not recorded."""
+        """Return the PSNR of an attack, why it answers no images, or None where it is not recorded."""
         for row in self.rows:
             if row.attack == attack:
-                return "refused" if row.verdict == "refused" else row.psnr
+                return row.psnr if row.has_images else row.verdict
         return None
 
 

@@ -15,13 +15,15 @@ from gibench.report.errors import looks
 from gibench.types import Record
 
 Kind = Literal["attack", "control", "floor", "oracle"]
-Verdict = Literal["leak", "leak in part", "no leak measured", "too few updates", "refused"]
+Verdict = Literal["leak", "leak in part", "no leak measured", "too few updates", "refused", "labels only"]
 Key = tuple[str, str]
 """(update id, position in its batch): names a private image within a scenario, and pairs two attacks on it."""
 Group = dict[Key, Record]
 
 EXACT_PSNR = 60.0
 """From this PSNR on, in dB, a reconstruction counts as exact: its error, 0.001 RMS, is below half a step of 8 bits."""
+LEAST_UPDATES = 5
+"""With fewer a bootstrap interval is too narrow to conclude anything: of two it is the range."""
 _FROM_BEST: tuple[Parity, ...] = ("reference", "within", "untested", "outside")
 
 
@@ -48,8 +50,8 @@ class Row:
         reconstructions that no other image of the split is closer to. All over the images that were reconstructed (see
         `ErrorsInPictures`); None where none says.
     floor: the best floor that applies, by its mean on the images of this row. margin: PSNR minus that floor's on the
-        same images. verdict: see `judge`; "refused" where the attack refused every image. None for floors, and as long
-        as there is no floor.
+        same images. verdict: see `judge`; "refused" where the attack refused every image, "labels only" where it
+        answers nothing else. None for floors, and as long as there is no floor.
     leads: no attack of the scenario is better than this one beyond noise, on the images that both have (rule R8).
     precision: of the attack. parity: what the panel of rule R14 says of it (see `Record`), the worst of the images.
     gradient_evaluations, seconds: per image.
@@ -90,6 +92,11 @@ class Row:
     gradient_evaluations: float
     seconds: float
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the attack answered images at all."""
+        return self.verdict not in ("refused", "labels only")
+
 
 def kind_of(attack: str) -> Kind:
     """Return what an attack's name in the records says that it is."""
@@ -129,7 +136,7 @@ def judge(margin: Interval, success_margin: Interval) -> Verdict:
     "leak": the mean PSNR is above the floor's, beyond noise. "leak in part": the mean is not, but the share of
     recovered images is; such is an attack that solves some images exactly and diverges on the others.
     """
-    if margin.low is None or success_margin.low is None:
+    if margin.low is None or success_margin.low is None or margin.clusters < LEAST_UPDATES:
         return "too few updates"
     if margin.low > 0:
         return "leak"
@@ -157,6 +164,8 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float, num_cla
         verdict = judge(margin, success_margin)
     if all(record.status == "refused" for record in records):
         verdict = "refused"
+    elif all(record.status == "labels" for record in records):
+        verdict = "labels only"
     columns: dict[str, Any] = {**_labels(records, num_classes), **looks(records)}
     return Row(
         scenario=records[0].scenario,
@@ -172,7 +181,7 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float, num_cla
         mse=statistics.fmean(record.mse for record in records),
         success=share_interval([_reaches(record, success_psnr) for record in records], updates),
         exact=statistics.fmean(_reaches(record, EXACT_PSNR) for record in records),
-        failures=sum(record.status != "ok" for record in records),
+        failures=sum(record.status in ("diverged", "refused") for record in records),
         oracle_gap=statistics.fmean(gaps) if gaps else None,
         **columns,
         floor=floor,

@@ -18,6 +18,7 @@ _VERDICTS = {
     "leak in part": "in part",
     "too few updates": "too few",
     "refused": "refused",
+    "labels only": "labels",
 }
 
 
@@ -73,6 +74,6 @@ def _cells(row: Row) -> list[Text]:
 def _style(row: Row) -> str:
     if row.kind != "attack":
         return "dim"
-    if row.verdict in ("no leak measured", "refused"):
+    if row.verdict == "no leak measured" or not row.has_images:
         return "yellow"
     return "bold" if row.leads else ""

@@ -13,7 +13,7 @@ from gibench.records import folder_name
 from gibench.report.charts import Curve, curves
 from gibench.report.csv_file import write_csv
 from gibench.report.drawing import round_ticks
-from gibench.report.summary import Row
+from gibench.report.summary import Row, kind_of
 
 NEAR = 1.0
 """dB: an attack has arrived where its iterates stay so close to what it answers."""
@@ -43,7 +43,7 @@ class Speed:
     arrived: the first traced step from which on its PSNR stays within `NEAR` of its answer's; None where no iterate
     does, because the search went astray from a better one. Who gains little arrives early, so that this compares
     attacks of one level only. passed: the first traced step at which the PSNR is not below a common level, or all
-    `steps` where only the answer is not; None where that is, too. psnr: of the answer.
+    `steps` where only the answer is not; None where that is, too, and without such a level. psnr: of the answer.
     """
 
     attack: str
@@ -56,11 +56,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Traces:
-    """What the page shows of the traces of a scenario; level: dB that all its attacks reach."""
+    """What the page shows of the traces of a scenario; level: see `common_level`."""
 
     figure: Markup
     speeds: list[Speed]
-    level: float
+    level: float | None
 
 
 def trace_path(run_folder: Path, scenario: str, attack: str) -> Path:
@@ -92,7 +92,7 @@ def read_trace(path: Path) -> list[Point]:
         raise RecordError(f"{path} is no trace ({error}); delete it, and the page does without.") from error
 
 
-def speed(attack: str, points: Sequence[Point], *, level: float) -> Speed:
+def speed(attack: str, points: Sequence[Point], *, level: float | None) -> Speed:
     """Say when the trace of `attack`, whose last point is its answer, has arrived, and when it passed `level` dB."""
     *iterates, answer = points
     arrived = None
@@ -100,7 +100,7 @@ def speed(attack: str, points: Sequence[Point], *, level: float) -> Speed:
         if abs(point.psnr - answer.psnr) > NEAR:
             break
         arrived = point.step
-    passed = next((point.step for point in points if point.psnr >= level), None)
+    passed = None if level is None else next((point.step for point in points if point.psnr >= level), None)
     return Speed(attack, answer.images, answer.step, answer.psnr, arrived, passed)
 
 
@@ -118,8 +118,28 @@ def collect_traces(run_folder: Path, rows: Sequence[Row], colors: Mapping[str, s
     ]
     ticks = round_ticks(min(values), max(values))
     figure = curves(lines, x_label="step", y_label="PSNR, dB", y_ticks=ticks, log_x=True)
-    level = min(points[-1].psnr for points in found.values())
+    level = common_level(found, rows)
     return Traces(figure, [speed(attack, points, level=level) for attack, points in found.items()], level)
+
+
+def common_level(found: Mapping[str, Sequence[Point]], rows: Sequence[Row]) -> float | None:
+    """Return the dB at which speeds are compared: an attack's least answer, or the best floor where that is higher.
+
+    Below a floor there is nothing to be fast at. Controls have no say, and a prior alone is no floor of other attacks.
+
+    Args:
+        found: attack or control -> its trace.
+        rows: of the scenario.
+
+    Returns:
+        None where no attack is traced, or not all traces are of the same images.
+    """
+    answers = [points[-1] for points in found.values()]
+    reached = [points[-1].psnr for attack, points in found.items() if kind_of(attack) == "attack"]
+    if not reached or len({answer.images for answer in answers}) > 1:
+        return None
+    floors = [row.psnr.value for row in rows if row.kind == "floor" and not row.attack.endswith(" prior alone")]
+    return max([min(reached), *(value for value in floors if value is not None)])
 
 
 def _point(line: Mapping[str, str]) -> Point:

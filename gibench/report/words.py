@@ -74,21 +74,24 @@ def finding(rows: Sequence[Row], *, success_psnr: float) -> str:
     attacks = sorted((row for row in rows if row.kind == "attack"), key=lambda row: -(row.psnr.value or 0.0))
     if not attacks:
         return "No attack is recorded yet."
-    tried = [row for row in attacks if row.verdict != "refused"]
+    tried = [row for row in attacks if row.has_images]
     refused = [row.attack for row in attacks if row.verdict == "refused"]
     cannot = f"{listing(refused)} cannot attack this victim" if refused else ""
-    if not tried:
+    labels = _labels(attacks)
+    if not tried and not labels:
         return f"{cannot}; the records say why."
-    return "; ".join(part for part in (_best(tried, success_psnr), _labels(tried), cannot) if part) + "."
+    best = _best(tried, success_psnr) if tried else ""
+    inferred = f"{'of' if tried else 'Of'} the labels {labels}" if labels else ""
+    return "; ".join(part for part in (best, inferred, cannot) if part) + "."
 
 
 def _labels(attacks: Sequence[Row]) -> str:
-    """Say what leaks of the labels, where any attack infers them."""
+    """Name the attack that infers most of the labels, and how many; nothing where none infers any."""
     inferring = [(row.label_accuracy.value, row.attack) for row in attacks if row.label_accuracy is not None]
     if not inferring:
         return ""
     share, name = max(inferring, key=lambda found: found[0] or 0.0)
-    return f"of the labels {name} infers {percent(share)}{NO_BREAK}%"
+    return f"{name} infers {percent(share)}{NO_BREAK}%"
 
 
 def _best(attacks: Sequence[Row], success_psnr: float) -> str:
@@ -100,7 +103,7 @@ def _best(attacks: Sequence[Row], success_psnr: float) -> str:
     if best.verdict is None:
         return f"{reach}; no floor is recorded yet to hold it against"
     if best.verdict == "too few updates":
-        return f"{reach}; one update is too few for an interval, so nothing is concluded"
+        return f"{reach}; {best.updates} updates are too few for an interval, so nothing is concluded"
     if not leaking:
         return f"No leak measured: {reach}, as the best attack, and does not clear its floor ({_floor(best)})"
     share = (

@@ -52,21 +52,22 @@ class RecordWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write what `predict_step` returned, and log the group's means."""
-        write(self.folder, self.file, outputs, pictures=self.pictures)
+        if self.pictures:
+            save_pictures(self.folder, outputs)
+        self.file.append(outputs.records)
         scores = [record.psnr for record in outputs.records]
         if trainer.logger:
             name = f"{outputs.records[0].scenario}/{outputs.records[0].attack}/psnr"
             trainer.logger.log_metrics({name: sum(scores) / len(scores)}, step=batch_idx * trainer.world_size)
 
 
-def write(folder: RunFolder, file: RecordFile, scored: Scored, *, pictures: bool = True) -> None:
-    """Save the pictures of every update, unless they are not wanted, then append its records to `file`."""
+def save_pictures(folder: RunFolder, scored: Scored) -> None:
+    """Save the pictures of every update; before its records, so that what is recorded has them."""
     size, updates = scored.images.shape[1], zip(scored.images, scored.private, strict=True)
-    for update, (images, private) in enumerate(updates if pictures else ()):
+    for update, (images, private) in enumerate(updates):
         record = scored.records[update * size]
         tensors = {"images": images.float(), "private": private.float()}
         folder.save_tensors(tensors, "reconstructions", record.scenario, record.attack, record.update_id)
-    file.append(scored.records)
 
 
 def csv_logger(folder: RunFolder, scenario: str, attack: str) -> CSVLogger:

@@ -7,6 +7,7 @@ import torch
 from gibench.attacks import GradientMatching, UndoTransformation, WrongUpdate
 from gibench.diagnostics import probe_second_derivatives
 from gibench.engine.graph import fastest
+from gibench.errors import RefusalError
 from gibench.runs.plan import Job
 from gibench.types import Observation
 
@@ -17,7 +18,7 @@ def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: st
     """Estimate how long `job` takes for `updates` updates: at most, for a search that may stop early.
 
     One group goes through the client and four times through the objective, of which the fastest but the first counts;
-    closed-form attacks and priors alone count as nothing. On the way, the attack's engine makes its choice.
+    closed-form attacks, priors alone and what refuses count as nothing. On the way, the engine makes its choice.
 
     Raises:
         SecondDerivativeError: when the victim cannot be attacked this way; so every job is tried before the first runs.
@@ -34,7 +35,12 @@ def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: st
     with torch.no_grad():
         observation = client(group.to(victim.mean.dtype).to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        return _search_seconds(attack, observation, updates)
+        try:
+            return _search_seconds(attack, observation, updates)
+        except RefusalError:  # it will be recorded
+            return 0.0
+        finally:
+            attack.release()
 
 
 def _search_seconds(attack: GradientMatching, observation: Observation, updates: int) -> float:
@@ -44,7 +50,6 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     objective, start = attack.ready(observation, rows, prepared, searches=updates * attack.restarts / size)
     with torch.enable_grad():
         each = fastest(objective, start, warm_up=1) / size
-    attack.release()
     total: float = each * updates * attack.restarts * attack.search.evaluations
     return total
 

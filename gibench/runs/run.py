@@ -15,7 +15,7 @@ from gibench.metrics.lpips import Net
 from gibench.precision import use
 from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
-from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, csv_logger, write
+from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, csv_logger, save_pictures
 from gibench.runs.configuration import Tree
 from gibench.runs.diagnosis import diagnose
 from gibench.runs.estimate import in_words, seconds
@@ -237,11 +237,20 @@ class Run:
         """Score what content-free answers reach on the same images, through the same code (rule R5)."""
         if not self._left(job.data, self._finished(job.data, job.scenario, "floor: mean image")):
             return
-        mean = self.yardsticks.floors(job.data).mean
-        scorer = Scorer(scenario=job.scenario, quality=self.quality, fallback=mean, seed=job.client.seed)
-        for name, answer, batch in self.yardsticks.answers(job):
-            scored = scorer(name, answer, batch, seconds=0.0)
-            write(self.folder, self.folder.records, scored, pictures=self._pictures)
+        floors = self.yardsticks.floors(job.data)
+        scorer = Scorer(
+            scenario=job.scenario,
+            quality=self.quality,
+            fallback=floors.mean,
+            seed=job.client.seed,
+            errors=ErrorsInPictures(class_means=floors.class_means, lineup=self.yardsticks.lineup(job.data)),
+        )
+        for batch, answers in self.yardsticks.answers(job):
+            scored = [scorer(name, answer, batch, seconds=0.0) for name, answer in answers.items()]
+            for each in scored if self._pictures else ():
+                save_pictures(self.folder, each)
+            # All floors of a group or, after a kill, none.
+            self.folder.records.append([record for each in scored for record in each.records])
 
     @property
     def _pictures(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from gibench.attacks import UndoTransformation
 from gibench.inversion import GradientInversion
 from gibench.matching import match, reorder
 from gibench.metrics import psnr
@@ -24,11 +25,13 @@ POINTS = 30
 class Tracer(Callback):
     """Score the iterates of the first group of a scenario at about 30 steps, evenly spaced by their logarithm.
 
-    At each of them the reconstructions are matched anew (rule R4); among restarts the one with the least objective at
-    that step is scored, as the attacker would choose (rule R2); what is not finite scores as the floor (rule R7). Only
-    the first search of the group is traced, and of it whole updates: where memory cuts the group into parts, the first
-    part. The last point is what the attack answers. The file is written at once and before the group's records, so that
-    a run that is killed and continued has the trace of an unbroken one.
+    At each of them the reconstructions are matched anew (rule R4). Among restarts the trace takes the one with the
+    least objective, likelihood and priors, at the current iterate; the attack may answer with another one, for it
+    chooses in the end and by rules of its own. What is not finite scores as the floor (rule R7). Only the first search
+    of the group is traced, and of it whole updates: where memory cuts the group into parts, the first part. The last
+    point is what the attack answers; an attack that answers with something else than what it searched has no trace (see
+    `answers_its_search`). The file is written at once and before the group's records, so that a run that is killed and
+    continued has the trace of an unbroken one.
 
     Args:
         folder: of the run.
@@ -50,12 +53,15 @@ class Tracer(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watch the first group."""
-        if batch.update_ids[0] == self.first_update and isinstance(pl_module, GradientInversion):
+        if batch.update_ids[0] != self.first_update or not isinstance(pl_module, GradientInversion):
+            return
+        self.points = []
+        if answers_its_search(pl_module.attack):
             client = pl_module.client
             self.private = client.target(batch.to(client.victim.mean.dtype)).images.cpu()
             self.fallback = pl_module.scorer.fallback.cpu()
             self.restarts = restarts(pl_module.attack)
-            self.points, self.updates, self.last, self.done = [], 0, 0, False
+            self.updates, self.last, self.done = 0, 0, False
             self.stack.enter_context(watching(self.watch))
 
     def on_predict_batch_end(
@@ -125,6 +131,11 @@ class Tracer(Callback):
 def due(total: int) -> set[int]:
     """The steps of `total` at which to look: the first, the last, and those between at equal ratios, rounded."""
     return {round(total ** (place / (POINTS - 1))) for place in range(POINTS)}
+
+
+def answers_its_search(attack: nn.Module) -> bool:
+    """Whether the images that an attack searches are those that it answers; not where it undoes a transformation."""
+    return not any(isinstance(part, UndoTransformation) for part in attack.modules())
 
 
 def restarts(attack: nn.Module) -> int:

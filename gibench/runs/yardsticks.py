@@ -41,16 +41,21 @@ class Yardsticks:
             self._lineups[source] = Lineup(split.images, split.ids)
         return self._lineups[source]
 
-    def answers(self, job: Job) -> Iterator[tuple[str, Reconstruction, Batch]]:
-        """Yield what content-free answers make of each group that is left (rule R5), with what it is scored against."""
+    def answers(self, job: Job) -> Iterator[tuple[Batch, dict[str, Reconstruction]]]:
+        """Yield for each group that is left what content-free answers make of it (rule R5), by name."""
         floors = self.floors(job.data)
         labels_known = job.client.threat_model.labels in ("ordered", "counts")
         nearest = "nearest_image" not in self.left_out
         for private in job.data.predict_dataloader():
             batch = job.client.target(private)
-            for name, images in floors(batch, labels_known=labels_known, nearest=nearest).items():
-                nothing = torch.zeros(len(images))
-                answer = Reconstruction(
-                    images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long()
-                )
-                yield name, answer, batch
+            nothing = torch.zeros(len(batch.images))
+            found = floors(batch, labels_known=labels_known, nearest=nearest)
+            yield (
+                batch,
+                {
+                    name: Reconstruction(
+                        images=images, labels=None, objective=nothing, gradient_evaluations=nothing.long()
+                    )
+                    for name, images in found.items()
+                },
+            )

@@ -7,23 +7,24 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from helpers import batch_of, leaky_chain
+from helpers import batch_of, leaky_chain, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gibench.attacks import RGAP
-from gibench.attacks.r_gap import TURN, Equations, margins
+from gibench.attacks.r_gap import TURN, UNLABELED, Equations, margins
 from gibench.clients import FedAvg, FedSGD
 from gibench.data import CIFAR10, MNIST
-from gibench.diagnostics.layer_rank import read_chain
+from gibench.diagnostics import rank_deficiency
 from gibench.errors import RefusalError, ThreatModelError
 from gibench.metrics import psnr
 from gibench.types import Batch, Reconstruction, ThreatModel
 from gibench.victims import Victim, cnn6, fcn3
+from gibench.victims.chain import read_chain
 
-UNLABELED = ThreatModel(victim="initial", batch_norm="absent", labels="none")
+HIDDEN = ThreatModel(victim="initial", batch_norm="absent", labels="none")
 
 
 def scores(found: Reconstruction, batch: Batch) -> Tensor:
@@ -41,10 +42,24 @@ def relabeled(batch: Batch, victim: Victim, *, right: bool) -> Batch:
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float64, 99.0), (torch.float32, 60.0)])
 def test_exact_on_a_small_chain_without_labels(dtype: torch.dtype, least: float) -> None:
     batch = batch_of(4, 1).to(dtype)
-    found = RGAP()(FedSGD(leaky_chain(), threat_model=UNLABELED).to(dtype)(batch))
+    found = RGAP()(FedSGD(leaky_chain(), threat_model=HIDDEN).to(dtype)(batch))
     assert scores(found, batch).min() > least
     assert torch.equal(found.labels, batch.labels)  # type: ignore[arg-type]
     assert found.gradient_evaluations.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("labels", ["counts", "set"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_counts_of_one_label_are_the_label(binary: bool, labels: Literal["counts", "set"]) -> None:
+    """As with ordered labels, of a right prediction two margins are tried, in place of four starts."""
+    victim = leaky_chain(binary=binary, num_classes=2 if binary else 10).double()
+    batch = batch_of(4, 1).to(torch.float64)
+    batch = relabeled(batch, victim, right=True) if binary else batch
+    threat_model = ThreatModel(victim="initial", batch_norm="absent", labels=labels)
+    found = RGAP()(FedSGD(victim, threat_model=threat_model)(batch))
+    assert scores(found, batch).min() > 99
+    assert found.labels is None
+    assert found.gradient_evaluations.tolist() == [2 if binary else 1] * 4
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -59,7 +74,7 @@ def test_exact_with_the_binary_head(scale: float, right: bool, known: bool) -> N
     with torch.no_grad():
         large = (victim(batch.images[:, 0])[:, 1].abs() > TURN).sum()
     assert (large >= 3) == (scale > 1)
-    observation = FedSGD(victim, threat_model=None if known else UNLABELED)(batch)
+    observation = FedSGD(victim, threat_model=None if known else HIDDEN)(batch)
     found = RGAP()(observation)
     assert scores(found, batch).min() > 99
     assert found.objective.max() < 1e-9
@@ -91,7 +106,7 @@ def test_two_multiples_of_an_image_can_send_the_same_update() -> None:
 def test_a_half_of_many_classes_is_no_label() -> None:
     victim = leaky_chain(binary=True)
     batch = batch_of(2, 1).to(torch.float64)
-    found = RGAP()(FedSGD(victim, threat_model=UNLABELED).double()(batch))
+    found = RGAP()(FedSGD(victim, threat_model=HIDDEN).double()(batch))
     assert scores(found, batch).min() > 99
     assert found.labels is None
 
@@ -177,6 +192,40 @@ def test_a_silent_update_is_a_failure_and_no_picture() -> None:
     assert found.images[0].isnan().all()
     assert found.objective[0].isinf()
     assert found.objective[1] < 1e-9
+
+
+def test_a_silent_update_names_no_label() -> None:
+    batch = batch_of(2, 1).to(torch.float64)
+    observation = FedSGD(leaky_chain(), threat_model=HIDDEN).double()(batch)
+    for value in observation.update.values():
+        value[0] = 0
+    found = RGAP()(observation)
+    assert found.images[0].isnan().all()
+    assert found.labels is not None
+    assert found.labels.tolist() == [[UNLABELED], batch.labels[1].tolist()]
+
+
+def test_a_convolution_of_one_place_is_no_linear_layer() -> None:
+    """Its kernel reaches into the padding, with weights that send no gradient."""
+
+    def build() -> nn.Module:
+        body = [nn.Conv2d(1, 16, 4, bias=False), nn.LeakyReLU(0.2), nn.Conv2d(16, 12, 3, padding=1, bias=False)]
+        return nn.Sequential(*body, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(12, 10))
+
+    victim = Victim(
+        seeded(build, 0),
+        architecture="one place",
+        image_shape=(1, 4, 4),
+        num_classes=10,
+        initialization="default, seed 0",
+    ).double()
+    batch = batch_of(3, 1, side=4).to(torch.float64)
+    batch = batch.model_copy(update={"images": batch.images[:, :, :1]})
+    found = RGAP()(FedSGD(victim, threat_model=HIDDEN)(batch))
+    assert scores(found, batch).min() > 99
+    assert [layer.linear for layer in read_chain(victim).layers] == [False, False, True]
+    ranks = rank_deficiency(victim, batch.images[0], batch.labels[0])
+    assert [(each.unknowns, each.rank) for each in ranks] == [(16, 16), (16, 16), (12, 12)]
 
 
 def test_more_than_it_serves_is_refused_in_words() -> None:

@@ -196,6 +196,7 @@ def test_a_spoiled_update_fails_and_no_other_does(
     found = SPEAR(max_samples=5000)(observation)
     assert found.images[1].isnan().all()
     assert found.objective[1].isinf()
+    assert [reason is None for reason in found.refused or ()] == [True, False, True]
     assert torch.equal(found.images[[0, 2]], whole.images[[0, 2]])
     assert torch.equal(found.objective[[0, 2]], whole.objective[[0, 2]])
     assert whole.images.isfinite().all()
@@ -205,6 +206,7 @@ def test_the_end_of_the_budget_is_a_failure(one_class: Any) -> None:
     found = SPEAR(max_samples=2)(FedSGD(mlp(width=256)).double()(one_class(1, 4).to(torch.float64)))
     assert found.images.isnan().all()
     assert found.objective.isinf().all()
+    assert found.refused == ("no answer has the certificate within max_samples = 2 samples.",)
 
 
 def observe(batch: Batch, threat_model: ThreatModel | None = None) -> Observation:
@@ -220,7 +222,9 @@ def test_equal_images_fail_and_dependent_ones_do_not() -> None:
     assert worst(SPEAR()(client(batch)).images, batch) > 99.9
     batch.images[0, 2] = batch.images[0, 1]
     batch.labels[0, 2] = batch.labels[0, 1]
-    assert SPEAR()(client(batch)).images.isnan().all()
+    equal = SPEAR()(client(batch))
+    assert equal.images.isnan().all()
+    assert equal.refused == ("the first layer's gradient shows rank 2, not that of 3 images.",)
 
 
 def test_images_that_no_neuron_tells_apart_end_soon() -> None:

@@ -8,9 +8,10 @@ from helpers import batch_of, small_victim
 from torch import Tensor
 
 from gibench.attacks import GradientMatching
+from gibench.attacks.gradient_matching import Found
 from gibench.clients import FedSGD
-from gibench.engine import Engine
-from gibench.labels import Given
+from gibench.engine import Engine, Prepared
+from gibench.labels import Given, LLGStar
 from gibench.likelihoods import Cosine, Gaussian
 from gibench.priors import TotalVariation
 from gibench.progress import Step, watching
@@ -107,3 +108,44 @@ def test_a_row_does_not_see_the_others(search: str, backend: str, monkeypatch: p
                 row = update * RESTARTS + restart
                 assert_same_path(values[row], alone_values[restart], f"objective of {restart}, {update}")
                 assert_same_path(images[row], alone_images[restart], f"images of {restart}, {update}")
+
+
+@pytest.mark.parametrize("limit", [None, 2, 1])
+def test_labels_are_asked_once_and_their_cost_is_counted(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever chunks, and whatever the trials of back ends; the rows get their own labels."""
+    rule = LLGStar(repetitions=2)
+    observation = FedSGD(small_victim())(batch_of(UPDATES, 3))
+    expected = rule(observation)
+    assert len({tuple(labels) for labels in expected.tolist()}) == UPDATES
+    asked: list[int] = []
+    forward = LLGStar.forward
+
+    def counted(self: LLGStar, observation: Observation) -> Tensor:
+        asked.append(observation.updates)
+        return forward(self, observation)
+
+    monkeypatch.setattr(LLGStar, "forward", counted)
+    method = GradientMatching(
+        likelihood=Cosine(), search=Adam(steps=4), labels=rule, restarts=RESTARTS, engine=Engine(compile="off")
+    )
+    method.prepare(observation).choice.row_limit = limit
+    chunks: list[int] = []
+    search = method._search
+
+    def searched(observation: Observation, rows: list[tuple[int, int]], prepared: Prepared) -> Found:
+        chunks.append(len(rows))
+        return search(observation, rows, prepared)
+
+    monkeypatch.setattr(method, "_search", searched)
+    found = method(observation)
+    assert sum(chunks) == UPDATES * RESTARTS
+    assert max(chunks) == (limit or UPDATES * RESTARTS)
+    assert asked == [UPDATES]
+    assert found.labels is not None
+    assert torch.equal(found.labels, expected)
+    given = GradientMatching(
+        likelihood=Cosine(), search=Adam(steps=4), labels=Given(), restarts=RESTARTS, engine=method.engine
+    )
+    told = given(observation.model_copy(update={"labels": expected}))
+    torch.testing.assert_close(found.images, told.images, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found.gradient_evaluations, told.gradient_evaluations + 20)

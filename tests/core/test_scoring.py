@@ -62,6 +62,28 @@ def test_a_diverged_image_is_a_row_that_scores_as_the_floor() -> None:
     assert scored.records[0].objective == 0.5
 
 
+def test_an_update_that_was_declined_says_why_and_the_others_count() -> None:
+    batch = batch_of(2, 2)
+    images = batch.images.clone()
+    images[1] = torch.nan
+    declined = answer(images, labels=batch.labels, refused=(None, "too much noise."))
+    records = scorer(0.25)("a", declined, batch, seconds=0).records
+    assert [(record.status, record.reason) for record in records] == 2 * [("ok", None)] + 2 * [
+        ("refused", "too much noise.")
+    ]
+    assert [record.label_inferred for record in records] == [*batch.labels[0].tolist(), None, None]
+    assert records[3].mse == pytest.approx((batch.images[1, 1] - 0.25).square().mean().item(), rel=1e-6)
+
+
+def test_images_that_were_not_found_because_the_batch_size_is_hidden_have_failed() -> None:
+    batch = batch_of(2, 3)
+    found = answer(batch.images[:, 1:], labels=batch.labels[:, 1:])
+    records = scorer()("a", found, batch, seconds=0).records
+    assert [record.status for record in records] == 2 * ["diverged", "ok", "ok"]
+    assert [record.psnr for record in records[1:3]] == [100, 100]
+    assert [record.label_inferred for record in records[:3]] == [None, *batch.labels[0, 1:].tolist()]
+
+
 def test_the_oracle_is_reported_beside_the_choice() -> None:
     """R2: the attacker chose the first restart; the truth would have chosen the second."""
     batch = batch_of(1, 2)

@@ -29,6 +29,8 @@ from gibench.diagnostics import (
     unbiased_psnr_bound,
     write_identifiability,
 )
+from gibench.diagnostics.cramer_rao import PRIOR_VARIANCE
+from gibench.diagnostics.identifiability import released
 from gibench.errors import ConfigurationError, NonFiniteError, RecordError, RefusalError, ShapeError
 from gibench.types import Batch, ThreatModel, Update
 from gibench.victims import Victim, lenet, seeded
@@ -257,6 +259,31 @@ def test_a_diagnosis_says_what_noise_the_client_adds_and_what_it_leaves_out() ->
     )
     assert clipped.floors[0].sigma == pytest.approx(2.0 * 1e-3 / 2)
     assert clipped.largest < plain.largest
+
+
+def test_shared_statistics_are_named_as_left_out() -> None:
+    batch = double(1, 2)
+    assert released(in_double(batch_norm_client("private")), batch).remark is None
+    assert "shared BatchNorm statistics" in str(released(in_double(batch_norm_client("shared")), batch).remark)
+    for defense, named in ((MagnitudePruning(pruned=0.5), True), (GaussianNoise(sigma=0.1), False)):
+        threat_model = ThreatModel(victim="initial", batch_norm="shared", defense="known")
+        victim = small_victim(batch_norm=True, side=SIDE)
+        client = FedSGD(victim, threat_model=threat_model, defense=defense)
+        remark = str(released(in_double(client), batch).remark)
+        assert "shared BatchNorm statistics" in remark
+        assert ("MagnitudePruning" in remark) == named
+
+
+def test_a_mean_of_psnrs_may_exceed_that_of_the_least_expected_error() -> None:
+    """Of one pixel: the posterior mean attains the bound on E[MSE], and the mean of its PSNRs lies above."""
+    source = torch.Generator().manual_seed(0)
+    tau, sigma = PRIOR_VARIANCE**0.5, 0.1
+    x = tau * torch.randn(20_000, generator=source, dtype=torch.float64)
+    g = x + sigma * torch.randn(x.shape, generator=source, dtype=torch.float64)
+    errors = (g * tau**2 / (tau**2 + sigma**2) - x).square()
+    bound = bayesian_psnr_bound(diagonal([1.0]), sigma=sigma).value
+    assert -10 * math.log10(float(errors.mean())) == pytest.approx(bound, abs=0.1)
+    assert float((-10 * errors.log10()).mean()) > bound + 3
 
 
 def test_the_large_are_estimated_and_the_too_large_refused_as_exact(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gibench.diagnostics import rank_deficiency
-from gibench.diagnostics.layer_rank import factor, gradient_matrix, read_chain, weight_matrix
 from gibench.errors import RefusalError, ShapeError
 from gibench.victims import BinaryLogits, Victim, cnn6, fcn3, lenet
+from gibench.victims.chain import factor, gradient_matrix, read_chain, weight_matrix
 
 
 def random(*shape: int) -> Tensor:

@@ -33,6 +33,7 @@ from gibench.labels import (
 from gibench.labels.head import ascending
 from gibench.labels.ilrg import whole
 from gibench.labels.measured import measure
+from gibench.seeding import generator
 from gibench.types import Batch, Observation, ThreatModel
 from gibench.victims import Victim, lenet
 
@@ -165,6 +166,29 @@ def test_llg_plus_measures_on_batches_of_the_class() -> None:
     measured = measure(observation, "network.3", draw, repetitions=3)
     assert measured.impact < 0
     assert rule.simulations(observation) == 30
+
+
+def test_llg_plus_reads_its_data_once_for_each_batch_size() -> None:
+    class Counted(TenColors):
+        reads = 0
+
+        def split(self, name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+            self.reads += 1
+            return super().split(name)
+
+    data = Counted()
+    rule = LLGPlus(auxiliary=data, repetitions=2)
+    for size, reads in ((2, 1), (2, 1), (7, 2), (2, 3)):
+        observation = observe(batch_of(2, size))
+        fresh = LLGPlus(auxiliary=TenColors(), repetitions=2)
+        assert torch.equal(rule(observation), fresh(observation))
+        draws = [each.images(observation, size) for each in (rule, fresh)]
+        assert torch.equal(draws[0](4, 1), draws[1](4, 1))
+        assert data.reads == reads
+    images, labels, _ = TenColors().split("prior")
+    members = (labels == 4).nonzero()[:, 0]
+    order = torch.randperm(3, generator=generator("LLG+", 4, 1))
+    assert torch.equal(draws[0](4, 1), images[members[order[:2]]])
 
 
 @given(st.lists(st.floats(-6, 12), min_size=2, max_size=4), st.integers(1, 7))

@@ -44,8 +44,9 @@ def test_idlg_reads_every_label_of_a_sigmoid_net(cifar10_root: Path) -> None:
 
 def test_idlg_is_for_one_image() -> None:
     observation = FedSGD(small_victim())(batch_of(1, 2))
-    with pytest.raises(ThreatModelError, match="one image"):
-        idlg(steps=1)(observation)
+    for rule in (idlg(steps=1), IDLG()):
+        with pytest.raises(RefusalError, match="one image"):
+            rule(observation)
 
 
 def test_idlg_needs_a_linear_head() -> None:

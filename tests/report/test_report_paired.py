@@ -26,11 +26,13 @@ def scores(record: MakeRecord, attack: str, values: list[float], **fields: objec
 
 
 def test_a_difference_is_paired_by_image_and_clustered_by_update(record: MakeRecord) -> None:
-    high, low = [30.0, 10.0, 25.0, 12.0], [28.0, 11.0, 20.0, 9.0]
+    high = [30.0, 10.0, 25.0, 12.0, 21.0, 22.0, 21.0, 22.0, 21.0, 22.0]
+    low = [28.0, 11.0, 20.0, 9.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0]
     [pair] = paired(scores(record, "b", low) + scores(record, "a", high))
     assert (pair.scenario, pair.attack, pair.other) == ("lenet", "a", "b")
-    assert pair.difference == mean_interval([2.0, -1.0, 5.0, 3.0], ["u0", "u0", "u1", "u1"])
-    assert pair.verdict == "better"  # 0.5 in one update, 4 in the other
+    updates = [f"u{index // 2}" for index in range(10)]
+    assert pair.difference == mean_interval([2.0, -1.0, 5.0, 3.0, *[1.0, 2.0] * 3], updates)
+    assert pair.verdict == "better"  # in each of the updates on average
 
 
 def test_only_common_images_count(record: MakeRecord) -> None:
@@ -52,7 +54,8 @@ def test_only_common_images_count(record: MakeRecord) -> None:
     ],
 )
 def test_verdicts(ends: tuple[float | None, float | None], words: str) -> None:
-    assert Pair("s", "a", "b", Interval(1.0, *ends, images=2, clusters=2)).verdict == words
+    assert Pair("s", "a", "b", Interval(1.0, *ends, images=5, clusters=5)).verdict == words
+    assert Pair("s", "a", "b", Interval(1.0, *ends, images=4, clusters=4)).verdict == "too few updates"
 
 
 def test_the_best_attack_is_paired_unless_a_reference_is_named(record: MakeRecord) -> None:

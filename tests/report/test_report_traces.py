@@ -11,7 +11,7 @@ import torch
 from gibench.errors import RecordError
 from gibench.records import RunFolder
 from gibench.report import summarize, write_report, write_summary_csv
-from gibench.report.traces import Point, Speed, read_trace, speed, trace_path, write_trace
+from gibench.report.traces import Point, Speed, collect_traces, read_trace, speed, trace_path, write_trace
 from gibench.types import Record
 
 MakeRecord = Callable[..., Record]
@@ -61,6 +61,31 @@ def test_an_attack_passes_a_level_where_it_first_reaches_it(level: float, passed
     assert speed("a", points, level=level).passed == passed
 
 
+@pytest.mark.parametrize(("floor", "level", "passed"), [(8.0, 9.0, [4, 2, None]), (10.0, 10.0, [4, None, None])])
+def test_the_common_level_is_the_attacks_and_not_below_a_floor(
+    record: MakeRecord, tmp_path: Path, floor: float, level: float, passed: list[int | None]
+) -> None:
+    traces = {
+        "ig": trace(6, 8.5, 15.5, answer=16),
+        "dlg": trace(8, 9.5, answer=9),
+        "ig (wrong update)": trace(5, 4, answer=5),
+    }
+    for attack, points in traces.items():
+        write_trace(points, trace_path(tmp_path, "lenet", attack))
+    others = {"floor: mean image": floor, "floor: ig prior alone": 14.0, "floor: nearest image (oracle)": 15.0}
+    rows = summarize([record(name, psnr=psnr) for name, psnr in {**dict.fromkeys(traces, 1.0), **others}.items()])
+    rows.sort(key=lambda row: [*traces, *others].index(row.attack))
+    found = collect_traces(tmp_path, rows, dict.fromkeys(traces, "c0"))
+    assert found is not None
+    assert found.level == level
+    assert [each.passed for each in found.speeds] == passed
+    write_trace(trace(8, 9.5, answer=9, images=7), trace_path(tmp_path, "lenet", "dlg"))
+    apart = collect_traces(tmp_path, rows, dict.fromkeys(traces, "c0"))
+    assert apart is not None
+    assert apart.level is None
+    assert [each.passed for each in apart.speeds] == [None] * 3
+
+
 def film(folder: Path, attack: str) -> None:
     frames = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     course = {"steps": torch.arange(1, 21) * 10, "objective": torch.arange(20.0).flip(0) + 1}
@@ -77,8 +102,12 @@ def test_the_page_shows_every_film_and_the_traces(write_run: WriteRun, manifest:
     assert page.count("data:image/gif") == 2
     assert "One optimization" not in page
     assert 'aria-label="PSNR, dB against step"' in page
+    assert " dB at step" not in page  # of 4 images and of 7
+    assert "<td>7</td> <td>9.0</td> <td>–</td> <td>2</td>" in " ".join(page.split())
+    write_trace(trace(9, 4, answer=9), trace_path(folder, "lenet", "dlg"))
+    page = write_report(folder).read_text()
     assert "passes 9.0 dB at step" in page
-    assert "<td>7</td> <td>9.0</td> <td>1</td> <td>–</td> <td>2</td>" in " ".join(page.split())
+    assert "<td>4</td> <td>9.0</td> <td>1</td> <td>–</td> <td>2</td>" in " ".join(page.split())
     for extra in range(5):
         write_run({f"extra{extra}": 0.2})
         film(folder, f"extra{extra}")

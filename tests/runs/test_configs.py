@@ -36,6 +36,9 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("bayes_optimal", "full"),
     ("identifiability", "small"),  # the singular values are as many as ever
     ("identifiability", "full"),
+    ("broken_defenses", "small"),  # twenty scenarios, three trainings
+    ("parity", "full"),
+    ("assumption_audit", "small"),  # 36 cells of ResNet-20
     ("assumption_audit", "full"),
     ("label_study", "full"),
     ("lenet_batches", "full"),
@@ -111,6 +114,16 @@ def test_suites(
     found = {(r["scenario"], r["attack"]) for r in records}
     attacks = [attack for _, attack in found if not attack.startswith("floor") and "wrong" not in attack]
     assert len(attacks) == len(cells(shorten(tree), name=name, size=size))
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in SLOW} - {"labels"}))
+def test_long_suites_resolve(gibench: Command, name: str) -> None:
+    """What runs only with the long tests is read whole with the short ones."""
+    status, printed, errors = gibench("run", CONFIGS / "suites" / f"{name}.yaml", "--print-config")
+    assert status == 0, errors
+    assert len(yaml.safe_load(printed)) == len(
+        cells(load(CONFIGS / "suites" / f"{name}.yaml"), name=name, size="small")
+    )
 
 
 @pytest.mark.parametrize("name", shipped("attacks"))

@@ -15,14 +15,14 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from gibench import GradientInversion
-from gibench.attacks import Attack, BiasAttack, WrongUpdate, inverting_gradients
+from gibench.attacks import Attack, BiasAttack, UndoTransformation, WrongUpdate, inverting_gradients
 from gibench.clients import FedSGD
 from gibench.metrics import ImageQuality
 from gibench.progress import Step, report
 from gibench.records import RunFolder
 from gibench.report.traces import read_trace, trace_path
 from gibench.runs.callbacks import Animation
-from gibench.runs.traces import POINTS, Tracer, due, restarts
+from gibench.runs.traces import POINTS, Tracer, answers_its_search, due, restarts
 from gibench.types import Batch, Observation, Reconstruction
 
 Command = Callable[..., tuple[int, str, str]]
@@ -108,6 +108,22 @@ def test_only_the_first_group_is_traced_and_filmed(tmp_path: Path) -> None:
     assert torch.equal(RunFolder(tmp_path).load_tensors("animation", "s", "a")["private"], first.images[0, 0])
     watch(tmp_path / "resumed", attack, second)
     assert not (tmp_path / "resumed").exists() or not list((tmp_path / "resumed").rglob("*.csv"))
+
+
+class Undoing(UndoTransformation):
+    """Answers something else than what it searches."""
+
+    def forward(self, observation: Observation) -> Reconstruction:
+        report(Step(1, 1, torch.zeros(2), lambda: torch.zeros(2, 1, 3, 8, 8)))
+        return Scripted([(torch.zeros(2), torch.ones(2, 1, 3, 8, 8))])(observation)
+
+
+def test_what_answers_something_else_than_it_searches_is_not_traced(tmp_path: Path) -> None:
+    undoing = Undoing(attack=inverting_gradients())
+    assert not answers_its_search(WrongUpdate(undoing))
+    assert answers_its_search(WrongUpdate(inverting_gradients()))
+    watch(tmp_path, undoing, batch_of(2, 1))
+    assert read_trace(trace_path(tmp_path, "s", "a")) == []
 
 
 def test_the_film_follows_the_slot_that_ends_as_the_image(tmp_path: Path) -> None:
