@@ -17,8 +17,8 @@ from gibench.types import Batch
 NOTE = (
     "This looks at the private images: an audit of one's own data, which no attack sees. It is local, for small "
     "changes at these images and weights. The PSNR of the least expected MSE, with a "
-    "prior, takes pixels for independent, with the variance of U(0, 1), and the network for linear there; a mean of PSNRs "
-    "may exceed it."
+    "prior, takes pixels for independent, with the variance of U(0, 1), and the network for linear there; a mean of "
+    "PSNRs may exceed it."
 )
 
 

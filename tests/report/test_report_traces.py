@@ -93,7 +93,7 @@ def film(folder: Path, attack: str) -> None:
 
 
 def test_the_page_shows_every_film_and_the_traces(write_run: WriteRun, manifest: dict[str, Any]) -> None:
-    folder = write_run({"ig": 0.1, "dlg": 0.3, "floor: mean image": 0.4})
+    folder = write_run({"ig": 0.1, "dlg": 0.3, "floor: mean image": 0.9})
     RunFolder(folder).save_manifest(manifest)
     for attack, points in {"ig": trace(6, 9, 15.5, answer=16), "dlg": trace(9, 4, answer=9, images=7)}.items():
         write_trace(points, trace_path(folder, "lenet", attack))

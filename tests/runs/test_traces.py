@@ -23,7 +23,7 @@ from gibench.records import RunFolder
 from gibench.report.traces import read_trace, trace_path
 from gibench.runs.callbacks import Animation
 from gibench.runs.traces import POINTS, Tracer, answers_its_search, due, restarts
-from gibench.types import Batch, Observation, Reconstruction
+from gibench.types import Batch, Observation, Reconstruction, ThreatModel
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -112,6 +112,9 @@ def test_only_the_first_group_is_traced_and_filmed(tmp_path: Path) -> None:
 
 class Undoing(UndoTransformation):
     """Answers something else than what it searches."""
+
+    def check(self, threat_model: ThreatModel, name: str | None = None) -> None:
+        """Serve clients without a defense, too."""
 
     def forward(self, observation: Observation) -> Reconstruction:
         report(Step(1, 1, torch.zeros(2), lambda: torch.zeros(2, 1, 3, 8, 8)))
