@@ -2,12 +2,15 @@
 
 import csv
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gibench.precision import panel
+from gibench.report.correlation import rank_correlation
+from gibench.report.identifiability import SHOWN
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "docs" / "results"
@@ -200,6 +203,71 @@ def test_the_documentation_shows_the_label_rules() -> None:
     assert "dirty" not in manifest["commit"]
     text = (REPOSITORY / "docs" / "labels.md").read_text().splitlines()
     for expected in label_table():
+        assert expected in text
+
+
+def foretold() -> list[dict[str, str]]:
+    """The diagnosed updates of the identifiability suite, with what was reached."""
+    return rows_of("identifiability-small-foretold")
+
+
+def identifiability_table() -> list[str]:
+    """One line for each scenario, at the noise that the page shows."""
+    lines = []
+    for scenario in dict.fromkeys(row["scenario"] for row in foretold()):
+        rows = [row for row in foretold() if row["scenario"] == scenario and float(row["noise"]) == SHOWN]
+        once = [row for row in rows if row["attack"] == rows[0]["attack"]]
+        nulls = sorted({int(row["without_trace"]) for row in once})
+        reached = [
+            f"{statistics.fmean(float(row['psnr']) for row in rows if row['attack'] == attack):.1f}"
+            for attack in ("ig", "dlg")
+        ]
+        cells = (
+            scenario,
+            str(len(once)),
+            f"{int(once[0]['directions']):,}",
+            f"{nulls[0]:,}" if len(nulls) == 1 else f"{nulls[0]:,} to {nulls[-1]:,}",
+            f"{statistics.median(float(row['condition']) for row in once):.1e}",
+            f"{statistics.median(float(row['least_mse_psnr']) for row in once):.1f}",
+            *reached,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def correlation_table() -> list[str]:
+    """Rank correlations of the predictors with the reached PSNR, pooled and within scenarios."""
+    predictors = {
+        "share of directions that leave a trace": lambda row: 1 - int(row["without_trace"]) / int(row["directions"]),
+        "one over the condition": lambda row: 1 / float(row["condition"]),
+        f"PSNR of the least MSE at noise {SHOWN:g}": lambda row: float(row["least_mse_psnr"]),
+    }
+    lines = []
+    for name, predictor in predictors.items():
+        cells = [name]
+        for attack in ("ig", "dlg"):
+            rows = [row for row in foretold() if row["attack"] == attack and float(row["noise"]) == SHOWN]
+            columns = [predictor(row) for row in rows], [float(row["psnr"]) for row in rows]
+            updates, scenarios = ([row[key] for row in rows] for key in ("update", "scenario"))
+            for found in (
+                rank_correlation(*columns, updates),
+                rank_correlation(*columns, updates, within=scenarios),
+            ):
+                if found.value is None or found.low is None or found.high is None:
+                    cells.append("")
+                else:
+                    cells.append(f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def test_the_documentation_shows_what_the_diagnosis_foretold() -> None:
+    manifest = json.loads((RESULTS / "identifiability-small.json").read_text())
+    assert manifest["command"] == "gibench run configs/suites/identifiability.yaml --size small"
+    assert manifest["finished"]
+    assert "dirty" not in manifest["commit"]
+    text = (REPOSITORY / "docs" / "identifiability.md").read_text().splitlines()
+    for expected in [*identifiability_table(), *correlation_table()]:
         assert expected in text
 
 

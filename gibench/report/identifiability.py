@@ -27,6 +27,7 @@ from gibench.report.drawing import (
     x_axis,
     y_axis,
 )
+from gibench.report.foretold import write_foretold_csv
 from gibench.report.summary import Group, kind_of
 
 FILE = "identifiability.jsonl"
@@ -94,6 +95,8 @@ def collect_identifiability(
 ) -> Diagnosis | None:
     """Bring the diagnosed updates of a run and what attacks reached on them together; None where none is diagnosed.
 
+    Both are written into the run folder, too, as `identifiability.csv`.
+
     Args:
         run_folder: with `identifiability.jsonl`.
         groups: scenario -> attack -> records.
@@ -101,12 +104,14 @@ def collect_identifiability(
 
     Raises:
         RecordError: the file is damaged.
+        StorageError: the table cannot be written.
     """
     records = read_identifiability(run_folder / FILE)
     if not records:
         return None
     points = {attack: _points(records, groups, attack) for attack in colors if kind_of(attack) == "attack"}
     points = {attack: found for attack, found in points.items() if found}
+    write_foretold_csv(points, run_folder / "identifiability.csv")
     noises = tuple(sorted({floor.relative for r in records if not r.own_noise for floor in r.floors}, reverse=True))
     scenarios = dict.fromkeys(record.scenario for record in records)
     return Diagnosis(
