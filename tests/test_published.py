@@ -131,6 +131,9 @@ EXPERIMENTS = {
 }
 
 
+STOPPED = {"repeated_labels"}  # before its last cells; the documentation says so
+
+
 def published() -> list[str]:
     """The experiments whose results are in the documentation."""
     return [name for name in EXPERIMENTS if (RESULTS / f"{name}-small.csv").exists()]
@@ -167,7 +170,7 @@ def experiment_table(name: str) -> list[str]:
 def test_the_documentation_shows_the_experiments(name: str) -> None:
     manifest = json.loads((RESULTS / f"{name}-small.json").read_text())
     assert manifest["command"] == f"gibench run configs/suites/{name}.yaml --size small{EXPERIMENTS[name]}"
-    assert manifest["finished"]
+    assert bool(manifest["finished"]) == (name not in STOPPED)
     assert "dirty" not in manifest["commit"]
     text = (REPOSITORY / "docs" / "experiments.md").read_text().splitlines()
     for expected in experiment_table(name):

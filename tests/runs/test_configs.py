@@ -38,6 +38,10 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("identifiability", "full"),
     ("broken_defenses", "small"),  # twenty scenarios, three trainings
     ("parity", "full"),
+    ("first", "full"),
+    ("lenet_batches", "small"),
+    ("label_study", "small"),
+    ("mlp_single", "small"),
     ("assumption_audit", "small"),  # 36 cells of ResNet-20
     ("assumption_audit", "full"),
     ("label_study", "full"),
