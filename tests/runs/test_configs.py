@@ -36,6 +36,8 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("bayes_optimal", "full"),
     ("identifiability", "small"),  # the singular values are as many as ever
     ("identifiability", "full"),
+    ("bayes_optimal", "small"),
+    ("parity", "small"),
     ("broken_defenses", "small"),  # twenty scenarios, three trainings
     ("parity", "full"),
     ("first", "full"),
