@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from gibench.errors import BackendError, ConfigurationError
@@ -33,6 +34,28 @@ class Likelihood(nn.Module, ABC):
     def of_products(self, products: Products) -> Tensor:
         """The same, from inner products alone."""
         raise BackendError(f"{type(self).__name__} reads more than inner products; set the engine's backend to 'auto'.")
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """Return rows r whose squares a least-squares search adds up, name -> (U, *any shape).
+
+        With the weights that they hold constant, half their squared sum has the derivative of `forward`: J^T r is it, J
+        the Jacobian of r. Where `forward` is itself half a sum of squares, it is that sum; elsewhere r is that of one
+        step of iterative reweighting, its weights detached. What says nothing is zero or absent.
+
+        Raises:
+            ConfigurationError: when the likelihood has no such form.
+        """
+        raise ConfigurationError(f"{type(self).__name__} has no least-squares form; search it by Adam or L-BFGS.")
+
+    def compared(self, observed: Update) -> Update:
+        """Return which coordinates of the update it looks at, name -> bool (U, *shape); absent are those it ignores."""
+        return {name: torch.ones_like(value, dtype=torch.bool) for name, value in observed.items()}
+
+    def informative(self, observed: Update) -> Tensor:
+        """Return how many coordinates of each update it compares: (U,), int64."""
+        first = next(iter(observed.values()))
+        counts = [mask.flatten(1).sum(1) for mask in self.compared(observed).values()]
+        return sum(counts, start=torch.zeros(len(first), dtype=torch.int64, device=first.device))
 
     def hypothesis(self, observation: Observation) -> "Hypothesis":
         """Return what is compared with what, once the observation is there; a plain distance compares all of it."""

@@ -1,11 +1,13 @@
 """Cosine likelihood: only the direction of the update counts (Geiping et al., NeurIPS 2020)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from gibench.errors import ConfigurationError
 from gibench.likelihoods.base import Likelihood
-from gibench.likelihoods.products import Products, add_up, products
+from gibench.likelihoods.products import Products, add_up, inner, products
 from gibench.types import Update
 
 
@@ -30,10 +32,24 @@ class Cosine(Likelihood):
         """See `Likelihood`."""
         return self.of_products(products(simulated, observed))
 
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: sqrt(kappa) (g(x) / |g(x)| - g / |g|), since kappa (1 - cos) is half its square.
+
+        It keeps the digits that 1 - cos loses near the optimum. Of an update of length zero the direction is taken for
+        the vector 0, so that half the square is kappa / 2 there and not kappa.
+        """
+        mine, theirs = _direction(simulated, observed), _direction(observed, observed)
+        return {name: self.kappa**0.5 * (mine[name] - theirs[name]) for name in observed}
+
     def of_products(self, products: Products) -> Tensor:
         """See `Likelihood`."""
         lengths = _length(products.simulated) * _length(products.observed)
         return self.kappa * (1 - add_up(products.cross) / lengths)
+
+
+def _direction(update: Update, names: Iterable[str]) -> Update:
+    length = _length({name: inner(update[name], update[name]) for name in names})
+    return {name: update[name] / length.reshape(-1, *[1] * (update[name].ndim - 1)) for name in names}
 
 
 def _length(squares: dict[str, Tensor]) -> Tensor:

@@ -56,15 +56,36 @@ class Features(Likelihood):
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
+        gaps, present = self._gaps(simulated, observed)
+        squares = gaps.square().mean(2).sum(1)
+        distance: Tensor = self.distance(simulated, observed)
+        return distance + self.weight * squares / present.sum(1).clamp_min(1)
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: those of the distance, and those of the ratios under a further name, exactly."""
+        weight, bias = _head(observed)
+        gaps, present = self._gaps(simulated, observed)
+        share = 2 * self.weight / (gaps.shape[2] * present.sum(1).clamp_min(1).to(gaps))  # int would give float32
+        return self.distance.residuals(simulated, observed) | {f"{weight}/{bias}": share.sqrt()[:, None, None] * gaps}
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: what the distance looks at, and the last layer's weights for classes that are present."""
+        masks = self.distance.compared(observed)
+        if self.weight == 0:
+            return masks
+        weight, bias = _head(observed)
+        rows = (observed[bias] < 0)[..., None].expand_as(observed[weight])
+        return {**masks, weight: masks[weight] | rows if weight in masks else rows}
+
+    def _gaps(self, simulated: Update, observed: Update) -> tuple[Tensor, Tensor]:
+        """Differences of the ratios (U, K, d), 0 for classes that are not present; and which are, (U, K)."""
         weight, bias = _head(observed)
         present = observed[bias] < 0
         scale = torch.where(present, observed[bias], -1.0)  # a safe number where nothing is compared
         most = LEAST * scale
         own = torch.where(present, torch.minimum(simulated[bias], most), -1.0)
         gaps = simulated[weight] / own[..., None] - observed[weight] / scale[..., None]
-        squares = torch.where(present, gaps.square().mean(2), 0.0).sum(1)
-        distance: Tensor = self.distance(simulated, observed)
-        return distance + self.weight * squares / present.sum(1).clamp_min(1)
+        return torch.where(present[..., None], gaps, 0.0), present
 
 
 def _head(update: Update) -> tuple[str, str]:

@@ -15,3 +15,12 @@ class Flat(Likelihood):
         """See `Likelihood`; `simulated` may be empty."""
         first = next(iter(observed.values()))
         return first.new_zeros(len(first))
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: one name, and no numbers under it; `simulated` may be empty."""
+        first = next(iter(observed.values()))
+        return {"flat": first.new_zeros(len(first), 0)}
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: nothing."""
+        return {}

@@ -33,6 +33,10 @@ class Gaussian(Likelihood):
         differences = {name: simulated[name] - observed[name] for name in observed}
         return add_up({name: inner(value, value) for name, value in differences.items()}) / (2 * self.sigma**2)
 
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: (g(x) - g) / sigma, exactly."""
+        return {name: (simulated[name] - observed[name]) / self.sigma for name in observed}
+
     def of_products(self, products: Products) -> Tensor:
         """See `Likelihood`."""
         squared = add_up(products.simulated) - 2 * add_up(products.cross) + add_up(products.observed)

@@ -10,6 +10,8 @@ from gibench.likelihoods.base import Likelihood
 from gibench.likelihoods.products import add_up
 from gibench.types import Update
 
+FLOOR = 1e-3  # of a step: a smaller distance weighs in least squares as one of this much
+
 
 class Interval(Likelihood):
     """Entries on a grid of step Delta_l, where g_j(x) was rounded to g_j.
@@ -43,9 +45,34 @@ class Interval(Likelihood):
         """See `Likelihood`."""
         return add_up({name: self._entries(simulated[name], value) for name, value in observed.items()})
 
-    def _entries(self, simulated: Tensor, observed: Tensor) -> Tensor:
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`; in steps d = (g(x) - g) / Delta.
+
+        "nearest": sqrt(2) sign(d) (|d| - 1/2)_+, exactly. "stochastic": sqrt(w) d with w = phi'(|d|) / |d| of the
+        figure phi, |d| at least 1e-3 in the denominator (IRLS). Beyond half a step phi bends up more than its parabola:
+        there a step has to be judged by the figure itself.
+        """
+        return {name: self._rows(simulated[name], value) for name, value in observed.items()}
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: tensors that have a grid."""
+        return {name: (grid_step(value, self.bits) > 0).expand_as(value) for name, value in observed.items()}
+
+    def _gaps(self, simulated: Tensor, observed: Tensor) -> Tensor:
         steps = grid_step(observed, self.bits)
-        distance = torch.where(steps > 0, (simulated - observed).abs() / steps.where(steps > 0, 1.0), 0.0)
+        return torch.where(steps > 0, (simulated - observed) / steps.where(steps > 0, 1.0), 0.0)
+
+    def _rows(self, simulated: Tensor, observed: Tensor) -> Tensor:
+        gaps = self._gaps(simulated, observed)
+        if self.rounding == "nearest":
+            return 2**0.5 * (gaps - gaps.clamp(-0.5, 0.5))
+        distance = gaps.detach().abs()
+        beyond = (distance - (1 - self.tail)).clamp_min(0)
+        slope = 1 / (1 - distance.clamp_max(1 - self.tail)) + beyond / self.tail**2
+        return (slope / distance.clamp_min(FLOOR)).sqrt() * gaps
+
+    def _entries(self, simulated: Tensor, observed: Tensor) -> Tensor:
+        distance = self._gaps(simulated, observed).abs()
         if self.rounding == "nearest":
             return (distance - 0.5).clamp_min(0).square().flatten(1).sum(1)
         inside = -torch.log1p(-distance.clamp_max(1 - self.tail))

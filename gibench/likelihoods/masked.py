@@ -38,10 +38,20 @@ class Masked(Likelihood):
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
-        names = observed if self.tensors is None else set(self.tensors)
-        masked = {name: value * (observed[name] != 0) if name in names else value for name, value in simulated.items()}
-        distance: Tensor = self.distance(masked, observed)
+        distance: Tensor = self.distance(self._mask(simulated, observed), observed)
         return distance
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: those of the distance, zero off the support."""
+        return self.distance.residuals(self._mask(simulated, observed), observed)
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: the support of the masked tensors."""
+        return self._mask(self.distance.compared(observed), observed)
+
+    def _mask(self, tensors: Update, observed: Update) -> Update:
+        names = observed if self.tensors is None else set(self.tensors)
+        return {name: value * (observed[name] != 0) if name in names else value for name, value in tensors.items()}
 
 
 class Without(Likelihood):
@@ -74,6 +84,14 @@ class Without(Likelihood):
         """See `Likelihood`."""
         distance: Tensor = self.distance(self._keep(simulated), self._keep(observed))
         return distance
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: those of the other parameters."""
+        return self.distance.residuals(self._keep(simulated), self._keep(observed))
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: the other parameters."""
+        return self.distance.compared(self._keep(observed))
 
     def of_products(self, products: Products) -> Tensor:
         """See `Likelihood`."""

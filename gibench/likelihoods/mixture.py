@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gibench.errors import ConfigurationError
 from gibench.likelihoods.base import Likelihood
+from gibench.likelihoods.laplace import absolute_weights
 from gibench.likelihoods.products import add_up
 from gibench.types import Update
 
@@ -40,12 +41,32 @@ class Mixture(Likelihood):
         """See `Likelihood`."""
         return add_up({name: self._entries(simulated[name], value) for name, value in observed.items()})
 
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: sqrt(q) times the noise's rows, with q the chance that an entry was kept (one step of EM).
+
+        By Jensen's inequality the parabola lies above; that of Laplace noise is `absolute_weights`'.
+        """
+        differences = {name: simulated[name] - value for name, value in observed.items()}
+        if self.noise == "gaussian":
+            weights = {name: torch.full_like(value, self.scale**-2) for name, value in observed.items()}
+        else:
+            weights = absolute_weights(differences, observed, self.scale)
+        chances = {name: self._kept(simulated[name].detach(), value) for name, value in observed.items()}
+        return {name: (chances[name] * weights[name]).sqrt() * value for name, value in differences.items()}
+
     def _entries(self, simulated: Tensor, observed: Tensor) -> Tensor:
+        kept, pruned = self._logarithms(simulated, observed)
+        return -(kept if self.pruned == 0 else torch.logaddexp(kept, pruned)).flatten(1).sum(1)
+
+    def _kept(self, simulated: Tensor, observed: Tensor) -> Tensor:
+        kept, pruned = self._logarithms(simulated, observed)
+        return torch.sigmoid(kept - pruned)
+
+    def _logarithms(self, simulated: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Log of (1 - p) f(g - g(x)) and of p f(g), up to f's constant."""
         kept = math.log1p(-self.pruned) - self._energy(observed - simulated)
-        if self.pruned == 0:
-            return -kept.flatten(1).sum(1)
-        pruned = math.log(self.pruned) - self._energy(observed)
-        return -torch.logaddexp(kept, pruned).flatten(1).sum(1)
+        prior = math.log(self.pruned) if self.pruned else -math.inf
+        return kept, prior - self._energy(observed)
 
     def _energy(self, noise: Tensor) -> Tensor:
         return noise.square() / (2 * self.scale**2) if self.noise == "gaussian" else noise.abs() / self.scale

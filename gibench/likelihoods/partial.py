@@ -87,15 +87,29 @@ class Partial(Likelihood):
 
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
-        factors = self._factors({name: inner(value, value) for name, value in observed.items()})
-        roots = {name: factor**0.5 for name, factor in factors.items()}
+        roots = self._roots(observed)
         distance: Tensor = self.distance(*(_times(roots, update) for update in (simulated, observed)))
         return distance
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: those of the chosen tensors; with `top`, zero for the others."""
+        roots = self._roots(observed)
+        return self.distance.residuals(*(_times(roots, update) for update in (simulated, observed)))
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: the chosen tensors."""
+        roots = self._roots(observed)
+        masks = self.distance.compared(_times(roots, observed))
+        return {name: mask & (_along(roots[name], mask.ndim) != 0) for name, mask in masks.items()}
 
     def of_products(self, products: Products) -> Tensor:
         """See `Likelihood`."""
         factors = self._factors(products.observed)
         return self.distance.of_products(Products(*(_times(factors, part) for part in products)))
+
+    def _roots(self, observed: Update) -> dict[str, float | Tensor]:
+        factors = self._factors({name: inner(value, value) for name, value in observed.items()})
+        return {name: factor**0.5 for name, factor in factors.items()}
 
     def _factors(self, squares: dict[str, Tensor]) -> dict[str, float | Tensor]:
         """For each chosen tensor its w: a number, or (U,) where each update has its own choice, by its <g, g>."""

@@ -38,13 +38,30 @@ class Support(Likelihood):
     def forward(self, simulated: Update, observed: Update) -> Tensor:
         """See `Likelihood`."""
         kept = {name: value != 0 for name, value in observed.items()}
-        on: Tensor = self.distance({name: value * kept[name] for name, value in simulated.items()}, observed)
+        on: Tensor = self.distance(_times(simulated, kept), observed)
         bounds = self._bounds(observed)
         excess = {
             name: torch.where(kept[name], 0.0, (value.abs() - bounds[name]).clamp_min(0)).square().flatten(1).sum(1)
             for name, value in simulated.items()
         }
         return on + self.weight * add_up(excess)
+
+    def residuals(self, simulated: Update, observed: Update) -> Update:
+        """See `Likelihood`: those of the distance, and under further names those of the inequality.
+
+        Those are zero on the support, and where the inequality holds.
+        """
+        kept = {name: value != 0 for name, value in observed.items()}
+        bounds = self._bounds(observed)
+        excess = {name: value - value.clamp(-bounds[name], bounds[name]) for name, value in simulated.items()}
+        return self.distance.residuals(_times(simulated, kept), observed) | {
+            f"{name}, erased": (2 * self.weight) ** 0.5 * torch.where(kept[name], 0.0, value)
+            for name, value in excess.items()
+        }
+
+    def compared(self, observed: Update) -> Update:
+        """See `Likelihood`: the support; an inequality is no comparison."""
+        return {name: mask & (observed[name] != 0) for name, mask in self.distance.compared(observed).items()}
 
     def _bounds(self, observed: Update) -> Update:
         """Tau of each parameter, (U, 1, ...); where nothing was kept there is no bound but infinity."""
@@ -55,3 +72,7 @@ class Support(Likelihood):
             least = torch.stack(list(smallest.values())).amin(0)
             smallest = dict.fromkeys(smallest, least)
         return {name: value.reshape(-1, *[1] * (observed[name].ndim - 1)) for name, value in smallest.items()}
+
+
+def _times(tensors: Update, masks: Update) -> Update:
+    return {name: value * masks[name] for name, value in tensors.items()}

@@ -2,8 +2,9 @@
 
 from gibench.priors.base import Prior
 from gibench.priors.batch_norm_statistics import BatchNormStatistics
+from gibench.priors.gaussian_pixels import GaussianPixels
 from gibench.priors.group_consistency import GroupConsistency
 from gibench.priors.l2_norm import L2Norm
 from gibench.priors.total_variation import TotalVariation
 
-__all__ = ["BatchNormStatistics", "GroupConsistency", "L2Norm", "Prior", "TotalVariation"]
+__all__ = ["BatchNormStatistics", "GaussianPixels", "GroupConsistency", "L2Norm", "Prior", "TotalVariation"]

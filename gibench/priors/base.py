@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from gibench.errors import RefusalError
+from gibench.errors import ConfigurationError, RefusalError
 from gibench.needs import Needs
 from gibench.types import Observation
 from gibench.victims import Victim
@@ -33,6 +33,19 @@ class Prior(nn.Module, ABC):
             observation: of the same U updates, without the updates; a prior may read the public model and the batch
                 statistics off it. Its labels are those that the attack takes for true, None where it searches them.
         """
+
+    def residuals(self, images: Tensor, observation: Observation) -> Tensor:
+        """Return rows r whose squares a least-squares search adds up, (U, M).
+
+        With the weights that they hold constant, half their squared sum has the derivative of `forward`; see
+        `gibench.likelihoods.Likelihood.residuals`.
+
+        Args: as for `forward`.
+
+        Raises:
+            ConfigurationError: when the prior, or this setting of it, has no such form.
+        """
+        raise ConfigurationError(f"{type(self).__name__} has no least-squares form; search it by Adam or L-BFGS.")
 
     def check(self, observation: Observation) -> None:
         """Raise RefusalError, before anything is computed, when the prior cannot serve this victim."""

@@ -16,6 +16,7 @@ from gibench.types import Observation
 Statistics = Literal["running", "exact", "proxy"]
 REGIMES = {"running": ("eval",), "exact": ("shared",), "proxy": ("private", "shared")}
 """Statistics -> the BatchNorm regimes of the threat model in which they are at hand and are what is meant."""
+FLOOR = 1e-3  # of the known deviations: a smaller distance weighs in least squares as one of this much
 
 
 class BatchNormStatistics(Prior):
@@ -73,6 +74,23 @@ class BatchNormStatistics(Prior):
             distance = (statistics - self._known(name, observation)).norm(dim=2).sum(1)
             total = total + (self.first if index == 0 else 1.0) * distance
         return self.weight * total
+
+    def residuals(self, images: Tensor, observation: Observation) -> Tensor:
+        """See `Prior`: differences of the statistics over the square root of their norm (IRLS).
+
+        That norm is taken for at least 1e-3 of that of the known deviations, for the means, and of the known variances.
+        """
+        rows = []
+        for index, (name, statistics) in enumerate(input_statistics(observation.victim, images).items()):
+            known = self._known(name, observation)
+            differences = statistics - known
+            variances = known[..., 1, :].clamp_min(0)
+            scales = torch.stack([variances.sqrt(), variances], -2).norm(dim=-1, keepdim=True)
+            least = (FLOOR * scales).clamp_min(torch.finfo(scales.dtype).tiny)
+            norms = torch.maximum(differences.detach().norm(dim=2, keepdim=True), least)
+            weight = self.weight * (self.first if index == 0 else 1.0)
+            rows.append(((weight / norms).sqrt() * differences).flatten(1))
+        return torch.cat(rows, 1)
 
     def _known(self, name: str, observation: Observation) -> Tensor:
         """What the statistics of one layer are compared with: (U, 2, channels) or (2, channels)."""

@@ -6,6 +6,8 @@ from gibench.errors import ConfigurationError
 from gibench.priors.base import Prior, standardized
 from gibench.types import Observation
 
+FLOOR = 1e-3  # root mean square of an image, in the victim's units, below which its norm counts as a parabola in rows
+
 
 class L2Norm(Prior):
     r"""Images near the victim's mean color.
@@ -30,3 +32,10 @@ class L2Norm(Prior):
         """See `Prior`."""
         norms: Tensor = standardized(images, observation).flatten(2).norm(dim=2)
         return self.weight * norms.mean(1)
+
+    def residuals(self, images: Tensor, observation: Observation) -> Tensor:
+        """See `Prior`: each image over the square root of its norm (IRLS), taken for at least 1e-3 sqrt(C H W)."""
+        flat = standardized(images, observation).flatten(2)
+        norms = flat.detach().norm(dim=2, keepdim=True).clamp_min(FLOOR * flat.shape[2] ** 0.5)
+        rows: Tensor = (self.weight / flat.shape[1] / norms).sqrt() * flat
+        return rows.flatten(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 import gibench.priors
 from gibench.clients import FedSGD
 from gibench.errors import ConfigurationError, RefusalError
-from gibench.priors import BatchNormStatistics, GroupConsistency, L2Norm, Prior, TotalVariation
+from gibench.priors import BatchNormStatistics, GaussianPixels, GroupConsistency, L2Norm, Prior, TotalVariation
 from gibench.priors.total_variation import total_variation
 from gibench.types import Observation, ThreatModel
 
@@ -21,11 +21,14 @@ PRIORS: dict[str, tuple[Callable[[float], Prior], str]] = {
     "batch norm, running": (lambda weight: BatchNormStatistics(weight=weight), "eval"),
     "batch norm, exact": (lambda weight: BatchNormStatistics(weight=weight, statistics="exact"), "shared"),
     "batch norm, proxy": (lambda weight: BatchNormStatistics(weight=weight, statistics="proxy"), "private"),
+    "gaussian pixels": (lambda weight: GaussianPixels(weight=weight), "eval"),
     "group": (lambda weight: GroupConsistency(weight=weight, start=0), "eval"),
     "norm": (lambda weight: L2Norm(weight=weight), "eval"),
     "tv": (lambda weight: TotalVariation(weight=weight), "eval"),
     "tv, isotropic": (lambda weight: TotalVariation(weight=weight, kind="isotropic"), "eval"),
     "tv, opponents": (lambda weight: TotalVariation(weight=weight, opponents=True), "eval"),
+    "tv, smooth": (lambda weight: TotalVariation(weight=weight, smoothing=1e-2), "eval"),
+    "tv, smooth isotropic": (lambda weight: TotalVariation(weight=weight, kind="isotropic", smoothing=0.1), "eval"),
     "tv, squared": (lambda weight: TotalVariation(weight=weight, kind="squared"), "eval"),
 }
 
