@@ -1,5 +1,6 @@
 """Victims: one architecture per file, each a function that returns a `Victim`; `training` trains them."""
 
+from gibench.victims.activations import Activation, activation_layer
 from gibench.victims.base import Stage, Victim, seeded
 from gibench.victims.by_path import by_path
 from gibench.victims.cnn import cnn
@@ -10,13 +11,16 @@ from gibench.victims.lenet import lenet
 from gibench.victims.mlp import mlp
 from gibench.victims.precode import VariationalBottleneck, divergence, find_bottleneck, precode_lenet, precode_mlp
 from gibench.victims.resnet import lti_resnet20, resnet18, resnet20, resnet20_4
+from gibench.victims.smoothness import rough_parts, softened
 from gibench.victims.weights import load_weights, save_weights
 
 __all__ = [
+    "Activation",
     "BinaryLogits",
     "Stage",
     "VariationalBottleneck",
     "Victim",
+    "activation_layer",
     "by_path",
     "cnn",
     "cnn6",
@@ -34,6 +38,8 @@ __all__ = [
     "resnet18",
     "resnet20",
     "resnet20_4",
+    "rough_parts",
     "save_weights",
     "seeded",
+    "softened",
 ]

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from gibench.victims.activations import Activation, activation_layer, architecture_name
 from gibench.victims.base import Victim, seeded
 
 
@@ -16,6 +17,7 @@ def lenet(
     image_shape: tuple[int, int, int] = (3, 32, 32),
     convolutions: Literal[3, 4] = 3,
     initialization: Literal["uniform", "default"] = "uniform",
+    activation: Activation = "sigmoid",
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Victim:
@@ -31,12 +33,16 @@ def lenet(
             parameters.
         initialization: "uniform" draws all weights and biases from U(-0.5, 0.5), as DLG does; "default" is PyTorch's
             own, whose gradients are much smaller.
+        activation: the published one is the sigmoid; another changes the name ("lenet-relu"), not the weights.
         mean: per channel; 0 by default, because DLG takes raw pixels and its L-BFGS diverges on normalized ones.
         std: per channel; 1 by default.
+
+    Raises:
+        ConfigurationError: for an unknown activation.
     """
 
     def build() -> nn.Module:
-        layers, hidden = lenet_features(image_shape, convolutions)
+        layers, hidden = lenet_features(image_shape, convolutions, activation)
         network = nn.Sequential(OrderedDict(**layers, fc=nn.Linear(hidden, num_classes)))
         if initialization == "uniform":
             redraw_uniform(network)
@@ -44,7 +50,7 @@ def lenet(
 
     return Victim(
         seeded(build, seed),
-        architecture="lenet" if convolutions == 3 else f"lenet{convolutions}",
+        architecture=architecture_name("lenet" if convolutions == 3 else f"lenet{convolutions}", activation, "sigmoid"),
         image_shape=image_shape,
         num_classes=num_classes,
         mean=mean,
@@ -53,13 +59,15 @@ def lenet(
     )
 
 
-def lenet_features(image_shape: tuple[int, int, int], convolutions: int) -> tuple[dict[str, nn.Module], int]:
+def lenet_features(
+    image_shape: tuple[int, int, int], convolutions: int, activation: Activation = "sigmoid"
+) -> tuple[dict[str, nn.Module], int]:
     """Return the layers of LeNet up to the flattening by name, and how many features (768 for 32x32) they put out."""
     before, height, width = image_shape
     layers: dict[str, nn.Module] = {}
     for number in range(1, convolutions + 1):
         layers[f"conv{number}"] = nn.Conv2d(before, 12, 5, stride=2 if number <= 2 else 1, padding=2)
-        layers[f"act{number}"] = nn.Sigmoid()
+        layers[f"act{number}"] = activation_layer(activation)
         before = 12
     layers["flatten"] = nn.Flatten()
     return layers, 12 * -(-height // 4) * -(-width // 4)  # two strides of 2, each rounding up

@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gibench.victims.activations import Activation, activation_layer, architecture_name
 from gibench.victims.base import Victim, seeded
 from gibench.victims.lenet import redraw_uniform
 from gibench.victims.normalization import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
@@ -19,16 +20,18 @@ def resnet20_4(
     seed: int = 0,
     num_classes: int = 10,
     image_shape: tuple[int, int, int] = (3, 32, 32),
+    activation: Activation = "relu",
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
 ) -> Victim:
     """ResNet20-4 of "Inverting Gradients": three stages of three blocks, 64 to 256 channels, projection shortcuts.
 
     4,327,754 parameters at 10 classes. Convolutions are drawn from Kaiming's normal distribution over the fan-out.
+    Another activation changes the name ("resnet20_4-silu"), not the weights.
     """
     return Victim(
-        _seeded_resnet(seed, image_shape, num_classes, (3, 3, 3), 64, "projection", _draw_fan_out),
-        architecture="resnet20_4",
+        _seeded_resnet(seed, image_shape, num_classes, (3, 3, 3), 64, "projection", _draw_fan_out, activation),
+        architecture=architecture_name("resnet20_4", activation, "relu"),
         image_shape=image_shape,
         num_classes=num_classes,
         mean=mean,
@@ -42,16 +45,18 @@ def resnet18(
     seed: int = 0,
     num_classes: int = 10,
     image_shape: tuple[int, int, int] = (3, 32, 32),
+    activation: Activation = "relu",
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
 ) -> Victim:
     """ResNet-18 with the CIFAR stem (one 3x3 convolution, no pooling): 11,173,962 parameters at 10 classes.
 
-    Initialized as `resnet20_4`. The one for ImageNet is `by_path("torchvision.models.resnet18")`.
+    Initialized as `resnet20_4`. The one for ImageNet is `by_path("torchvision.models.resnet18")`. Another activation
+    changes the name, not the weights.
     """
     return Victim(
-        _seeded_resnet(seed, image_shape, num_classes, (2, 2, 2, 2), 64, "projection", _draw_fan_out),
-        architecture="resnet18",
+        _seeded_resnet(seed, image_shape, num_classes, (2, 2, 2, 2), 64, "projection", _draw_fan_out, activation),
+        architecture=architecture_name("resnet18", activation, "relu"),
         image_shape=image_shape,
         num_classes=num_classes,
         mean=mean,
@@ -65,6 +70,7 @@ def resnet20(
     seed: int = 0,
     num_classes: int = 10,
     image_shape: tuple[int, int, int] = (3, 32, 32),
+    activation: Activation = "relu",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Victim:
@@ -72,10 +78,11 @@ def resnet20(
 
     Its parameter names and, by default, its normalization (ImageNet's) are those of the weights that Y. Idelbayev
     publishes (akamaster/pytorch_resnet_cifar10), so that `load_weights` takes them as they are.
+    Another activation changes the name ("resnet20-silu"), not the weights.
     """
     return Victim(
-        _seeded_resnet(seed, image_shape, num_classes, (3, 3, 3), 16, "padding", _draw_fan_in),
-        architecture="resnet20",
+        _seeded_resnet(seed, image_shape, num_classes, (3, 3, 3), 16, "padding", _draw_fan_in, activation),
+        architecture=architecture_name("resnet20", activation, "relu"),
         image_shape=image_shape,
         num_classes=num_classes,
         mean=mean,
@@ -115,19 +122,22 @@ def _seeded_resnet(
     width: int,
     shortcut: Shortcut,
     draw: Callable[[nn.Module], None],
+    activation: Activation = "relu",
 ) -> nn.Module:
     """Build the network: `blocks` blocks per stage, `width` channels in the first, which double as the pixels halve."""
 
     def build() -> nn.Module:
         layers: OrderedDict[str, nn.Module] = OrderedDict(
-            conv1=nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(width), act1=nn.ReLU()
+            conv1=nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(width),
+            act1=activation_layer(activation),
         )
         before = width
         for stage, count in enumerate(blocks):
             after = width * 2**stage
-            first = _Block(before, after, 1 if stage == 0 else 2, shortcut)
+            first = _Block(before, after, 1 if stage == 0 else 2, shortcut, activation)
             layers[f"layer{stage + 1}"] = nn.Sequential(
-                first, *(_Block(after, after, 1, shortcut) for _ in range(count - 1))
+                first, *(_Block(after, after, 1, shortcut, activation) for _ in range(count - 1))
             )
             before = after
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
@@ -141,14 +151,15 @@ def _seeded_resnet(
 
 
 class _Block(nn.Module):
-    """ReLU(BN(conv(ReLU(BN(conv(x))))) + shortcut(x)), both convolutions 3x3."""
+    """a(BN(conv(a(BN(conv(x))))) + shortcut(x)) with the activation a, ReLU by default; both convolutions 3x3."""
 
-    def __init__(self, before: int, after: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(self, before: int, after: int, stride: int, shortcut: Shortcut, activation: Activation) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
+        self.activation = activation_layer(activation)
         self.shortcut: nn.Module
         if before == after and stride == 1:
             self.shortcut = nn.Identity()
@@ -158,8 +169,9 @@ class _Block(nn.Module):
             self.shortcut = _Padding(after - before, stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        features = F.relu(self.bn1(self.conv1(inputs)))
-        return F.relu(self.bn2(self.conv2(features)) + self.shortcut(inputs))
+        features = self.activation(self.bn1(self.conv1(inputs)))
+        outputs: Tensor = self.activation(self.bn2(self.conv2(features)) + self.shortcut(inputs))
+        return outputs
 
 
 class _Padding(nn.Module):
