@@ -94,6 +94,7 @@ class Scorer:
                     position=position,
                     status="refused" if reason else status,
                     reason=reason,
+                    remark=found.remarks[update] if found.remarks else None,
                     **{name: column[row] for name, column in scores.items()},
                     psnr_oracle=None if oracle is None else oracle[row],
                     **({} if failed[update, position] else {name: column[row] for name, column in looks.items()}),

@@ -177,6 +177,7 @@ class Reconstruction(_Frozen):
     backend: how they were computed, in the engine's words; None for attacks that simulate no update.
     refused: for each update why it got no answer, or None where it did; None where all did. An attack that cannot serve
         the victim at all raises RefusalError instead.
+    remarks: for each update what its search ran into, or None; None where there is nothing to say.
     labels_only: whether labels are all that the attack answers; its images then have no content.
     """
 
@@ -187,6 +188,7 @@ class Reconstruction(_Frozen):
     candidates: Tensor | None = None
     backend: str | None = None
     refused: tuple[str | None, ...] | None = None
+    remarks: tuple[str | None, ...] | None = None
     labels_only: bool = False
 
 
@@ -197,6 +199,7 @@ class Record(_Frozen):
     status: "ok"; "diverged" when the reconstruction was not finite (it scores as the mean-image floor, rule R7);
         "refused" when the attack raised a GibenchError, or declined this update (same score; `reason` says why);
         "labels" when it answers labels alone, so that only those count.
+    remark: what the search ran into, of an answer that is there.
     psnr_oracle: PSNR had the best restart been chosen by the true image; minus psnr it is the oracle gap.
     objective: the attacker's. gradient_evaluations, seconds: this image's share of its update's cost.
     label, label_inferred: the true one, and what the attack says after matching.
@@ -214,6 +217,7 @@ class Record(_Frozen):
     position: int
     status: Literal["ok", "diverged", "refused", "labels"]
     reason: str | None = None
+    remark: str | None = None
     psnr: float
     ssim: float | None
     mse: float

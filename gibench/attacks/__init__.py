@@ -15,6 +15,7 @@ from gibench.attacks.inverting_gradients import (
 )
 from gibench.attacks.label_inference import LabelInference
 from gibench.attacks.r_gap import RGAP
+from gibench.attacks.second_order import second_order
 from gibench.attacks.spear import SPEAR
 from gibench.attacks.undo_transformation import UndoTransformation
 
@@ -35,4 +36,5 @@ __all__ = [
     "inverting_gradients_legacy",
     "inverting_gradients_modern",
     "prior_alone",
+    "second_order",
 ]

@@ -22,7 +22,7 @@ from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
 from gibench.search import Ball, Objective, Pixels, Search
-from gibench.search.evaluation import Variables
+from gibench.search.evaluation import Variables, unknowns
 from gibench.types import Observation, Reconstruction
 
 FEW_ROWS, MANY_ROWS = 16, 64  # with which back ends are timed: many where few take little
@@ -36,6 +36,8 @@ class Found(NamedTuple):
     labels: Tensor
     match: Tensor
     evaluations: Tensor
+    refused: list[str | None]
+    remarks: list[str | None]
 
 
 class GradientMatching(Attack):
@@ -94,6 +96,10 @@ class GradientMatching(Attack):
         self.coupled = any(prior.couples for prior in priors)  # whether the restarts of an update are one problem
         if self.coupled:
             check_coupled(priors, search, restarts, self.ball)
+        if search.least_squares and (self.ball or hidden == "drawn"):
+            raise ConfigurationError(
+                f"{type(search).__name__} searches a fixed sum of squares; leave the ball out, search what is hidden."
+            )
         self._last: tuple[Observation, Posterior] | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
@@ -122,7 +128,8 @@ class GradientMatching(Attack):
                 parts.append(found)
                 rows = rows[size:]
         images, labels, match, evaluations = (
-            torch.cat(part).unflatten(0, (-1, self.restarts)).transpose(0, 1) for part in zip(*parts, strict=True)
+            torch.cat(part).unflatten(0, (-1, self.restarts)).transpose(0, 1)
+            for part in list(zip(*parts, strict=True))[:4]
         )
         # A failed restart (infinite) is chosen only where all have failed.
         chosen = match.argmin(0)
@@ -134,19 +141,27 @@ class GradientMatching(Attack):
             gradient_evaluations=evaluations.sum(0).cpu() + self.posterior(observation).simulations,
             candidates=images if self.restarts > 1 else None,
             backend=None if self.likelihood.reads == "nothing" else str(prepared.choice),
+            refused=self._of_chosen([each for part in parts for each in part.refused], chosen),
+            remarks=self._of_chosen([each for part in parts for each in part.remarks], chosen),
         )
+
+    def _of_chosen(self, words: list[str | None], chosen: Tensor) -> tuple[str | None, ...] | None:
+        """What is said of the chosen restart of each update; None where nothing is."""
+        found = tuple(words[update * self.restarts + restart] for update, restart in enumerate(chosen.tolist()))
+        return found if any(found) else None
 
     def prepare(self, observation: Observation) -> Prepared:
         """Let the engine choose how this observation's rows are computed."""
-        numbers = torch.Size(observation.image_shape).numel() + observation.num_classes
+        pixels, size = torch.Size(observation.image_shape).numel(), observation.known_batch_size()
+        entries = sum(value[0].numel() for value in observation.update.values())
         element = next(iter(observation.update.values())).element_size()
         posterior = self.posterior(observation)
         return self.engine.prepare(
             posterior.observation,
             posterior.hypothesis.likelihood,
             restarts=self.restarts,
-            evaluations=observation.updates * self.restarts * self.search.evaluations,
-            state_bytes=element * self.search.state_copies * observation.known_batch_size() * numbers
+            evaluations=observation.updates * self.restarts * self.search.work(size * pixels),
+            state_bytes=self.search.bytes_per_row(size * (pixels + observation.num_classes), entries, element)
             + element * posterior.prior_numbers
             + (self.ball.samples - 1 if self.ball else 0) * posterior.observation.bytes_per_update,
             trial=partial(self._trial, observation),
@@ -198,7 +213,7 @@ class GradientMatching(Attack):
                 objective.evaluate,
                 start,
                 objective.known(),
-                evaluations=math.ceil(self.search.evaluations * searches),
+                evaluations=math.ceil(self.search.work(unknowns(start)) * searches),
                 rows=len(rows),
             )
         return objective, start
@@ -222,9 +237,9 @@ class GradientMatching(Attack):
         images, labels, _ = objective.decode(objective.best)
         images = images.clamp(0, 1)
         images[~objective.match.isfinite()] = torch.nan
-        return Found(
-            images, labels if self.labels else labels.argmax(2), objective.match, objective.evaluations * samples
-        )
+        labels = labels if self.labels else labels.argmax(2)
+        evaluations = objective.evaluations * samples
+        return Found(images, labels, objective.match, evaluations, objective.refused, objective.remarks)
 
     def _trial(self, observation: Observation, backend: Backend) -> float:
         """Seconds of one row's evaluation, after a first one: of a few rows, and of many where that costs little."""

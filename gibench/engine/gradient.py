@@ -5,6 +5,7 @@ what it is made of, so that a back end of the engine can compute the same number
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from gibench.engine.affine import SeparateAffine
 from gibench.errors import ShapeError
-from gibench.types import Update
+from gibench.types import Simulate, Update
 from gibench.victims import Victim
 
 Parameters = dict[str, Tensor]
@@ -29,6 +30,8 @@ class LocalGradient:
     def __init__(self, victim: Victim, *, scale: float = 1.0) -> None:
         self.victim = victim
         self.scale = scale
+        self.single: LocalGradient | None = None
+        """The same in float32, made when it is asked for."""
 
     def __call__(self, images: Tensor, labels: Tensor) -> Update:
         """Return the updates, per parameter (U, *shape); differentiable in images and in soft labels."""
@@ -66,3 +69,12 @@ def check_size(images: Tensor) -> None:
     """Raise ShapeError for images (U, B, C, H, W) without an update, an image or a pixel."""
     if images.ndim != 5 or 0 in images.shape:
         raise ShapeError(f"images have shape {tuple(images.shape)}; pass (U, B, C, H, W), none of them zero.")
+
+
+def in_single(simulate: Simulate) -> Simulate | None:
+    """Return the same gradient computed in float32; None where nobody knows how the client could be rounded."""
+    if not isinstance(simulate, LocalGradient):
+        return None
+    if simulate.single is None:
+        simulate.single = LocalGradient(deepcopy(simulate.victim).float(), scale=simulate.scale)
+    return simulate.single

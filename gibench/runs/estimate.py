@@ -9,6 +9,7 @@ from gibench.diagnostics import probe_second_derivatives
 from gibench.engine.graph import fastest
 from gibench.errors import RefusalError
 from gibench.runs.plan import Job
+from gibench.search.evaluation import unknowns
 from gibench.types import Observation
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     objective, start = attack.ready(observation, rows, prepared, searches=updates * attack.restarts / size)
     with torch.enable_grad():
         each = fastest(objective, start, warm_up=1) / size
-    total: float = each * updates * attack.restarts * attack.search.evaluations
+    total: float = each * updates * attack.restarts * attack.search.work(unknowns(start))
     return total
 
 

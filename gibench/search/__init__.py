@@ -4,8 +4,9 @@ from gibench.search.adam import Adam
 from gibench.search.ball import Ball
 from gibench.search.base import Search
 from gibench.search.lbfgs import LBFGS, LineSearchName
+from gibench.search.levenberg_marquardt import LevenbergMarquardt
 from gibench.search.objective import Objective
 from gibench.search.pixels import Pixels
 from gibench.search.ramp import Ramp
 
-__all__ = ["LBFGS", "Adam", "Ball", "LineSearchName", "Objective", "Pixels", "Ramp", "Search"]
+__all__ = ["LBFGS", "Adam", "Ball", "LevenbergMarquardt", "LineSearchName", "Objective", "Pixels", "Ramp", "Search"]

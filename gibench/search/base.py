@@ -15,10 +15,27 @@ class Search(nn.Module, ABC):
     """How many tensors of the size of the variables the search holds; for the memory budget."""
 
     evaluations: int
-    """How often the search evaluates a row at most; for the estimate of its cost."""
+    """How often the search evaluates a row at most, where that does not depend on the unknowns; see `work`."""
+
+    least_squares = False
+    """Whether it reads the residual rows of likelihood and priors, and so has to see all that there is."""
 
     fixed_rows = False
     """Whether it evaluates all rows together most of the time, so that compiling for that number may repay."""
+
+    def work(self, unknowns: int) -> int:
+        """How many evaluations of a row its time is worth at most, for so many unknowns; for the estimate of cost."""
+        return self.evaluations
+
+    def bytes_per_row(self, unknowns: int, observations: int, element: int) -> int:
+        """What the search holds for a row; for the memory budget.
+
+        Args:
+            unknowns: entries of the variables.
+            observations: coordinates of the update.
+            element: bytes of a number.
+        """
+        return element * self.state_copies * unknowns
 
     @abstractmethod
     def forward(self, objective: Objective, start: Variables) -> None:

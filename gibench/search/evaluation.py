@@ -14,6 +14,11 @@ Variables = dict[str, Tensor]
 """What is searched: name -> (R, *shape), R rows of independent problems."""
 
 
+def unknowns(variables: Variables) -> int:
+    """How many numbers a row searches."""
+    return sum(value[0].numel() for value in variables.values())
+
+
 class Guess(NamedTuple):
     """What variables stand for: images (R, B, C, H, W) in pixels, labels (R, B) or probabilities (R, B, K).
 

@@ -14,6 +14,7 @@ from gibench.errors import ConfigurationError
 from gibench.progress import Step, report
 from gibench.search.base import Search
 from gibench.search.evaluation import Variables
+from gibench.search.flat import Flat
 from gibench.search.history import History
 from gibench.search.line_search import MOST_HALVINGS, LineSearch, Ray, backtracking, fixed, strong_wolfe
 from gibench.search.objective import Objective
@@ -112,10 +113,10 @@ class _Rows:
     def __init__(self, settings: LBFGS, objective: Objective, start: Variables) -> None:
         self.settings, self.objective = settings, objective
         self.search = LINE_SEARCHES[settings.line_search]
-        self.pieces = {name: (value.shape[1:], value.dtype) for name, value in start.items()}
         value, gradient = objective(start, None)
         self.dtype = torch.float64 if settings.float64 else value.dtype
-        self.point, self.gradient = self._flatten(start), self._flatten(gradient)
+        self.flat = Flat(start, self.dtype)
+        self.point, self.gradient = self.flat.flatten(start), self.flat.flatten(gradient)
         self.value = value.to(self.dtype)
         # What is reported: the last of every row, finished or not.
         self.last_value, self.last_point = self.value, self.point
@@ -175,7 +176,7 @@ class _Rows:
 
     def all_images(self) -> Tensor:
         """The images that all rows of the objective stand for now, in its order."""
-        return self.objective.decode(self._unflatten(self._all_points()), None).images
+        return self.objective.decode(self.flat.unflatten(self._all_points()), None).images
 
     def _all_points(self) -> Tensor:
         return self.last_point.index_copy(0, self.ids, self.point)
@@ -191,24 +192,13 @@ class _Rows:
         """Evaluate `rows` of `points`; what is returned of the others means nothing."""
         running = rows.nonzero().flatten()
         ids = None if len(running) == len(self.last_value) else self.ids[running]
-        value, gradient = self.objective(self._unflatten(points[running]), ids)
+        value, gradient = self.objective(self.flat.unflatten(points[running]), ids)
         values = torch.full_like(self.value, torch.nan).index_copy(0, running, value.to(self.dtype))
-        return values, torch.zeros_like(points).index_copy(0, running, self._flatten(gradient))
+        return values, torch.zeros_like(points).index_copy(0, running, self.flat.flatten(gradient))
 
     def _finite(self) -> Tensor:
         return self.value.isfinite() & self.gradient.isfinite().all(1)
 
     def _project(self, flat: Tensor) -> Tensor:
         """In the state's own type, so that the coordinates inside the box are not rounded."""
-        return self._flatten(self.objective.project(self._split(flat)))
-
-    def _flatten(self, variables: Variables) -> Tensor:
-        return torch.cat([value.detach().flatten(1).to(self.dtype) for value in variables.values()], 1)
-
-    def _split(self, flat: Tensor) -> Variables:
-        pieces = flat.split([shape.numel() for shape, _ in self.pieces.values()], 1)
-        named = zip(self.pieces.items(), pieces, strict=True)
-        return {name: piece.reshape(-1, *shape) for (name, (shape, _)), piece in named}
-
-    def _unflatten(self, flat: Tensor) -> Variables:
-        return {name: piece.to(self.pieces[name][1]) for name, piece in self._split(flat).items()}
+        return self.flat.flatten(self.objective.project(self.flat.split(flat)))

@@ -10,7 +10,7 @@ from gibench.likelihoods import Likelihood
 from gibench.likelihoods.products import inner
 from gibench.priors import Prior
 from gibench.search.evaluation import Evaluation, Guess, Known, Rows, Variables, in_ball
-from gibench.types import Observation
+from gibench.types import Observation, Simulate, Update
 
 
 class Objective:
@@ -79,12 +79,16 @@ class Objective:
         """The precision that surrounds the construction: the victim's passes run in it, whatever surrounds a call."""
         self.capture = draw is None and not self.coupled
         """Whether a search may replay its steps from captured kernels, where the device can."""
+        self.remarks: list[str | None] = [None] * len(self.owner)
+        """What a search has to say of a row."""
+        self.refused: list[str | None] = [None] * len(self.owner)
+        """Why a row was not searched."""
         self.all = self._rows(range(len(self.owner)))
         self._chosen: tuple[Tensor, Rows] | None = None
 
     def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
         """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best."""
-        part, known = self._part(rows), self.known(rows)
+        part, known = self.part(rows), self.known(rows)
         if self.coupled and self._advance(variables, part):
             self.value.fill_(torch.inf)  # as under another factor
         if rows is None and self.fast is not None:
@@ -125,9 +129,38 @@ class Objective:
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
         return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
 
+    def simulated(self, variables: Variables, known: Known, simulate: Simulate | None = None) -> Update:
+        """Return the updates that variables would cause, (r, *shape), in the type of what `known` says was observed.
+
+        Args:
+            variables: of the rows that `known` is of.
+            known: see `known`.
+            simulate: the client's update in that type; None is that of the observation.
+        """
+        like = next(iter(known.update.values()))
+        images, labels, hidden = self._decode(variables, known.labels)
+        arguments = {name: value.to(like) for name, value in {**hidden, **known.given}.items()}
+        labels = labels.to(like) if labels.is_floating_point() else labels
+        return (simulate or self.observation.simulate)(images.to(like), labels, **arguments)
+
+    def prior_residuals(self, variables: Variables, known: Known, observation: Observation) -> list[Tensor]:
+        """Return each prior's rows, (r, M)."""
+        images = self._decode(variables, known.labels).images
+        observation = observation.model_copy(update=known.side)
+        return [prior.residuals(images, observation) for prior in self.priors]
+
+    def count(self, row: int, evaluations: int) -> None:
+        """Count what a search computes of a row besides its values: a product with the Jacobian is an evaluation."""
+        self.evaluations[row] += evaluations
+
+    def refuse(self, row: int, why: str) -> None:
+        """Note that a row cannot be searched; its match is infinite, so that it is chosen last."""
+        self.refused[row] = why
+        self.match[row] = torch.inf
+
     def known(self, rows: Tensor | None = None) -> Known:
         """The tensors that the next evaluation of `rows`, or of all, takes; random numbers are drawn for it."""
-        known = self._part(rows).known
+        known = self.part(rows).known
         if self.draw is None:
             return known
         chosen = list(range(len(self.owner))) if rows is None else rows.tolist()
@@ -143,9 +176,9 @@ class Objective:
 
     def decode(self, variables: Variables, rows: Tensor | None = None) -> Guess:
         """What the values of `rows`, or of all, stand for."""
-        return self._decode(variables, self._part(rows).known.labels)
+        return self._decode(variables, self.part(rows).known.labels)
 
-    def _part(self, rows: Tensor | None) -> Rows:
+    def part(self, rows: Tensor | None) -> Rows:
         """The tensors of some rows; those of the last selection are kept, because searches repeat it."""
         if rows is None:
             return self.all
