@@ -36,8 +36,7 @@ def report(step: Step) -> None:
     watchers = _watchers.get()
     if not watchers:
         return
-    running = _stopwatch.get()
-    with running.pause() if running else nullcontext():
+    with untimed():
         for _, watcher in watchers:
             watcher(step)
 
@@ -58,6 +57,24 @@ def watching(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _watchers.set(tuple(entry for entry in _watchers.get() if entry[0] is not own))
+
+
+@contextmanager
+def untimed() -> Iterator[None]:
+    """Let a running stopwatch stand still: what the block does is no part of the attack."""
+    running = _stopwatch.get()
+    with running.pause() if running else nullcontext():
+        yield
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Let nobody see the steps of searches inside the block, which only prepare the one to be watched."""
+    token = _watchers.set(())
+    try:
+        yield
+    finally:
+        _watchers.reset(token)
 
 
 class Stopwatch:

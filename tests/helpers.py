@@ -5,6 +5,7 @@ import signal
 import time
 
 import torch
+from lightning import LightningDataModule
 from torch import nn
 
 from gibench.attacks import Attack
@@ -81,6 +82,22 @@ def batch_of(updates: int, size: int, *, side: int = 8, seed: int = 0) -> Batch:
         image_ids=tuple(tuple(f"test/{u}/{b}" for b in range(size)) for u in range(updates)),
         update_ids=tuple(f"update-{u}" for u in range(updates)),
     )
+
+
+class SmallData(LightningDataModule):
+    """The attacker's own images: like those of `batch_of`, but others."""
+
+    image_shape = (3, 8, 8)
+    num_classes = 10
+
+    def __init__(self, count: int = 300) -> None:
+        super().__init__()
+        self.count = count
+
+    def split(self, name: str) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+        assert name == "prior"
+        batch = batch_of(self.count, 1, seed=7)
+        return batch.images[:, 0], batch.labels[:, 0], tuple(ids[0] for ids in batch.image_ids)
 
 
 class Interrupted(Attack):

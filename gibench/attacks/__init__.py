@@ -3,6 +3,7 @@
 from gibench.attacks.analytic import BiasAttack
 from gibench.attacks.base import Attack
 from gibench.attacks.bayes_optimal import bayes_optimal
+from gibench.attacks.continuation import Continuation
 from gibench.attacks.controls import WrongUpdate, prior_alone
 from gibench.attacks.dlg import dlg
 from gibench.attacks.gradient_matching import GradientMatching
@@ -24,6 +25,7 @@ __all__ = [
     "SPEAR",
     "Attack",
     "BiasAttack",
+    "Continuation",
     "GradientMatching",
     "LabelInference",
     "UndoTransformation",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gibench.attacks.base import Attack
-from gibench.attacks.posterior import Posterior, Row, check_coupled
+from gibench.attacks.posterior import Posterior, Row, check_coupled, warn_of_kinks, white_box
 from gibench.engine import Backend, Engine, Prepared
 from gibench.engine.backends import precise
 from gibench.engine.graph import fastest
@@ -21,7 +21,8 @@ from gibench.errors import ConfigurationError
 from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
-from gibench.search import Ball, Objective, Pixels, Search
+from gibench.progress import unwatched
+from gibench.search import Ball, Objective, Pixels, Representation, Search
 from gibench.search.evaluation import Variables, unknowns
 from gibench.types import Observation, Reconstruction
 
@@ -53,7 +54,10 @@ class GradientMatching(Attack):
         priors: -log p(x), added up.
         search: the optimizer.
         labels: where the labels come from; None optimizes a soft label for each image, from N(0, 1) logits (DLG).
-        pixels: how images are parametrized, started and bounded.
+        pixels: how images are parametrized, started and bounded; None is `Pixels()`.
+        initial: an attack from whose answer the first restart of each update sets out, as near as `pixels` can come to
+            it; the other restarts, and updates that it has no answer for, start as `pixels` says. Its labels are not
+            used, its gradient evaluations count.
         restarts: independent starts for each update.
         ball: where each iterate is judged; None is at the iterate itself.
         hidden: a random number inside the victim that the likelihood knows of, such as PRECODE's, is "searched" with
@@ -70,7 +74,8 @@ class GradientMatching(Attack):
         priors: Sequence[Prior] = (),
         search: Search,
         labels: LabelSource | None,
-        pixels: Pixels | None = None,
+        pixels: Representation | None = None,
+        initial: Attack | None = None,
         restarts: int = 1,
         ball: Ball | None = None,
         hidden: Literal["searched", "drawn"] = "searched",
@@ -85,13 +90,19 @@ class GradientMatching(Attack):
         self.priors = nn.ModuleList(priors)
         self.search = search
         self.labels = labels
-        self.pixels = pixels or Pixels()
+        self.pixels: Representation = pixels or Pixels()
+        self.initial = initial
         self.restarts = restarts
         self.ball = ball if ball and ball.radius else None
         self.hidden = hidden
         self.engine: Engine = copy(engine) if engine else Engine()  # what it compiles is this attack's alone
         self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
-        for needs in (likelihood.needs, *(prior.needs for prior in priors)):
+        for needs in (
+            likelihood.needs,
+            self.pixels.needs,
+            initial.needs if initial else {},
+            *(prior.needs for prior in priors),
+        ):
             self.needs = self.needs.also(needs)
         self.coupled = any(prior.couples for prior in priors)  # whether the restarts of an update are one problem
         if self.coupled:
@@ -106,7 +117,27 @@ class GradientMatching(Attack):
         """See `Attack`."""
         self.check(observation.threat_model)
         try:
-            return self._attack(observation)
+            self.posterior(observation)  # what does not fit is said before the initial attack takes its time
+            found = None
+            if self.initial:
+                with unwatched():
+                    found = self.initial(observation)
+            elif self.search.least_squares:
+                warn_of_kinks(white_box(observation))
+            return self._attack(observation, found)
+        finally:
+            self.release()
+
+    def onward(self, observation: Observation, found: Reconstruction) -> Reconstruction:
+        """Attack as `forward` does, from the images of an answer instead of from those of the initial attack.
+
+        Args:
+            observation: of the updates.
+            found: for the same updates; its gradient evaluations count.
+        """
+        self.check(observation.threat_model)
+        try:
+            return self._attack(observation, found)
         finally:
             self.release()
 
@@ -114,18 +145,20 @@ class GradientMatching(Attack):
         """Let go of the last observation."""
         self._last = None
 
-    def _attack(self, observation: Observation) -> Reconstruction:
+    def _attack(self, observation: Observation, found: Reconstruction | None) -> Reconstruction:
+        if found is not None:
+            self._last = observation, self.posterior(observation).onward(found)
         prepared = self.prepare(observation)
         rows = self.posterior(observation).rows
         parts = []
         while rows:
             size = min(self.rows_at_once(observation, prepared), len(rows))
-            found = self._search_if_memory_lasts(observation, rows[:size], prepared)
-            if found is None:
+            part = self._search_if_memory_lasts(observation, rows[:size], prepared)
+            if part is None:
                 gc.collect()  # what did not fit is let go of
                 self.engine.halve(prepared.choice, size)
             else:
-                parts.append(found)
+                parts.append(part)
                 rows = rows[size:]
         images, labels, match, evaluations = (
             torch.cat(part).unflatten(0, (-1, self.restarts)).transpose(0, 1)
@@ -138,30 +171,40 @@ class GradientMatching(Attack):
             images=images[chosen, update],
             labels=labels[chosen, update] if self.labels is None or self.labels.infers else None,
             objective=match[chosen, update],
-            gradient_evaluations=evaluations.sum(0).cpu() + self.posterior(observation).simulations,
+            gradient_evaluations=evaluations.sum(0).cpu()
+            + self.posterior(observation).simulations
+            + (0 if found is None else found.gradient_evaluations.cpu()),
             candidates=images if self.restarts > 1 else None,
             backend=None if self.likelihood.reads == "nothing" else str(prepared.choice),
             refused=self._of_chosen([each for part in parts for each in part.refused], chosen),
-            remarks=self._of_chosen([each for part in parts for each in part.remarks], chosen),
+            remarks=self._of_chosen([each for part in parts for each in part.remarks], chosen, found),
         )
 
-    def _of_chosen(self, words: list[str | None], chosen: Tensor) -> tuple[str | None, ...] | None:
-        """What is said of the chosen restart of each update; None where nothing is."""
-        found = tuple(words[update * self.restarts + restart] for update, restart in enumerate(chosen.tolist()))
-        return found if any(found) else None
+    def _of_chosen(
+        self, words: list[str | None], chosen: Tensor, initial: Reconstruction | None = None
+    ) -> tuple[str | None, ...] | None:
+        """What is said of the chosen restart of each update, and of its start; None where nothing is."""
+        said = [words[update * self.restarts + restart] for update, restart in enumerate(chosen.tolist())]
+        if initial is not None:
+            answered = initial.images.flatten(1).isfinite().all(1).tolist()
+            cold = [None if warm else "the initial attack has no answer, so it started without" for warm in answered]
+            said = ["; ".join(filter(None, pair)) or None for pair in zip(cold, said, strict=True)]
+        return tuple(said) if any(said) else None
 
     def prepare(self, observation: Observation) -> Prepared:
         """Let the engine choose how this observation's rows are computed."""
-        pixels, size = torch.Size(observation.image_shape).numel(), observation.known_batch_size()
+        numbers, size = self.pixels.numbers(observation.image_shape), observation.known_batch_size()
         entries = sum(value[0].numel() for value in observation.update.values())
         element = next(iter(observation.update.values())).element_size()
         posterior = self.posterior(observation)
+        # Of least squares, values are few, and what they lose near zero would matter: the generic way serves.
+        evaluations = 0 if self.search.least_squares else self.search.work(size * numbers)
         return self.engine.prepare(
             posterior.observation,
             posterior.hypothesis.likelihood,
             restarts=self.restarts,
-            evaluations=observation.updates * self.restarts * self.search.work(size * pixels),
-            state_bytes=self.search.bytes_per_row(size * (pixels + observation.num_classes), entries, element)
+            evaluations=observation.updates * self.restarts * evaluations,
+            state_bytes=self.search.bytes_per_row(size * (numbers + observation.num_classes), entries, element)
             + element * posterior.prior_numbers
             + (self.ball.samples - 1 if self.ball else 0) * posterior.observation.bytes_per_update,
             trial=partial(self._trial, observation),

@@ -1,8 +1,11 @@
 """The posterior of one observation: what gradient matching compares, what it searches, and where it starts."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
+from weakref import WeakSet
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,14 +14,17 @@ from gibench.engine.memory import activations_per_image
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.likelihoods import Hypothesis
 from gibench.priors import Prior
+from gibench.progress import untimed
 from gibench.search import Adam, Ball, Objective, Search
 from gibench.search.evaluation import BALL, Guess, Variables
 from gibench.seeding import derive, normal_rows
-from gibench.types import Observation
-from gibench.victims import Victim
+from gibench.types import Observation, Reconstruction
+from gibench.victims import Victim, rough_parts
 
 if TYPE_CHECKING:
     from gibench.attacks.gradient_matching import GradientMatching
+
+log = logging.getLogger("gibench")
 
 PASS_COPIES = 3  # tensors of the size of the activations that a prior's pass of the victim holds
 
@@ -30,12 +36,14 @@ class Posterior(NamedTuple):
     """The parts of an attack, bound to an observation.
 
     attack: the parts. hypothesis: what it takes for the law of the updates. labels: (U, B) of the attack's label
-    source, asked once for all rows and trials; None where labels are searched.
+    source, asked once for all rows and trials; None where labels are searched. initial: (U, B, C, H, W), from which the
+    first restart of each update sets out; None where it starts as the others do.
     """
 
     attack: "GradientMatching"
     hypothesis: Hypothesis
     labels: Tensor | None
+    initial: Tensor | None = None
 
     @classmethod
     def bind(cls, attack: "GradientMatching", observation: Observation) -> Self:
@@ -44,7 +52,18 @@ class Posterior(NamedTuple):
         bound = cls(attack, hypothesis, None)
         for prior in bound.priors:
             prior.check(observation)
+        attack.pixels.check(observation)
         return bound._replace(labels=attack.labels(hypothesis.observation) if attack.labels else None)
+
+    def onward(self, found: Reconstruction) -> Self:
+        """Let the first restarts set out from the images of an answer."""
+        expected = (self.observation.updates, self.observation.known_batch_size(), *self.observation.image_shape)
+        if found.labels_only or found.images.shape != expected:
+            answer = "labels alone" if found.labels_only else f"images {tuple(found.images.shape)}"
+            raise ConfigurationError(
+                f"the initial attack answers {answer}, where images {expected} are to start from; choose another one."
+            )
+        return self._replace(initial=found.images)
 
     @property
     def observation(self) -> Observation:
@@ -88,6 +107,8 @@ class Posterior(NamedTuple):
         victim = white_box(observed)
         known = None if self.labels is None else self.labels[[update for _, update in rows]]
         start = self._start(observed, victim, seeds)
+        if self.initial is not None:
+            start["pixels"] = self._warm(start["pixels"], self.initial, victim, rows)
 
         def decode(variables: Variables, known: Tensor | None) -> Guess:
             labels = F.softmax(variables["logits"], 2) if known is None else known
@@ -127,6 +148,14 @@ class Posterior(NamedTuple):
             start[hidden.name] = start["pixels"].new_zeros(len(seeds), size, *hidden.shape)
         return start
 
+    def _warm(self, start: Tensor, initial: Tensor, victim: Victim, rows: Sequence[Row]) -> Tensor:
+        """Put what is known already in the place of the first restart's start, update by update where it is finite."""
+        found = initial[[update for _, update in rows]].to(start)
+        first = torch.tensor([restart == 0 for restart, _ in rows], device=start.device)
+        warm = first & found.flatten(1).isfinite().all(1)
+        warm = warm.reshape(-1, *[1] * (start.ndim - 1))
+        return torch.where(warm, self.attack.pixels.encode(found.nan_to_num(), victim), start)
+
     def _draw(self, seeds: Sequence[int]) -> Callable[[Sequence[int], Sequence[int]], dict[str, Tensor]]:
         size, ball, hidden = self.observation.known_batch_size(), self.attack.ball, self.hypothesis.hidden
 
@@ -141,6 +170,26 @@ class Posterior(NamedTuple):
             return draws
 
         return draw
+
+
+_SEEN: WeakSet[Victim] = WeakSet()
+
+
+def warn_of_kinks(victim: Victim) -> None:
+    """Say, once for a victim, what a least-squares search has to expect of one that is not smooth."""
+    if victim in _SEEN:
+        return
+    _SEEN.add(victim)
+    with untimed():
+        rough = rough_parts(victim)
+    if rough:
+        log.warning(
+            "%s is not smooth (%s%s): its update jumps where an activation flips, and a least-squares search from a "
+            "random start gets stuck there; give it an initial attack, or a smooth victim.",
+            victim.architecture,
+            ", ".join(rough[:3]),
+            ", .." if len(rough) > 3 else "",
+        )
 
 
 def check_coupled(priors: Sequence[Prior], search: Search, restarts: int, ball: Ball | None) -> None:

@@ -16,6 +16,7 @@ def second_order(
     tv: float = 0.0,
     smoothing: float = 1e-3,
     start: Start = "uniform",
+    box: bool = False,
     restarts: int = 1,
     labels: LabelSource | None = None,
     likelihood: Likelihood | None = None,
@@ -39,6 +40,9 @@ def second_order(
         tv: weight of the smoothed anisotropic total variation, relative to the likelihood; 0 leaves it out.
         smoothing: of the total variation, in pixels.
         start: of the images; "uniform" is random in the box.
+        box: keep pixels in [0, 1] after every step. Off, as steps that are cut off at the box lose what a second-order
+            step is worth: with directions without a trace, whose pixels leave it, the search all but stands still. The
+            answer is clamped in any case.
         restarts: independent starts, of which the likelihood chooses.
         labels: where the labels come from; None takes those that the threat model grants.
         likelihood: None is half the squared distance; `gibench.defenses.Density()` is that of the client's defense.
@@ -52,7 +56,7 @@ def second_order(
         priors=[TotalVariation(weight=tv, smoothing=smoothing)] if tv else [],
         search=search or LevenbergMarquardt(steps=60 if steps is None else steps),
         labels=labels or Given(),
-        pixels=Pixels(start=start, box=True),
+        pixels=Pixels(start=start, box=box),
         restarts=restarts,
         engine=engine,
     )

@@ -1,9 +1,11 @@
 """What to know before an attack is run: second derivatives, the environment, what an update leaves open."""
 
 from gibench.diagnostics.cramer_rao import (
+    bayesian_mse_bound,
     bayesian_psnr_bound,
     effective_directions,
     information,
+    unbiased_mse_bound,
     unbiased_psnr_bound,
 )
 from gibench.diagnostics.environment import Finding, doctor, environment_report, package_versions
@@ -35,6 +37,7 @@ __all__ = [
     "LayerRank",
     "NoiseFloor",
     "Spectrum",
+    "bayesian_mse_bound",
     "bayesian_psnr_bound",
     "doctor",
     "effective_directions",
@@ -51,6 +54,7 @@ __all__ = [
     "probe_second_derivatives",
     "rank_deficiency",
     "read_identifiability",
+    "unbiased_mse_bound",
     "unbiased_psnr_bound",
     "write_identifiability",
 ]

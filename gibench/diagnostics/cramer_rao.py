@@ -29,8 +29,8 @@ PRIOR_VARIANCE = 1 / 12
 """Variance of a pixel that is uniform on [0, 1]."""
 
 
-def unbiased_psnr_bound(spectrum: Spectrum, *, sigma: float) -> float:
-    """Return the PSNR (dB) of the least expected MSE without bias, by the error in the identifiable directions alone.
+def unbiased_mse_bound(spectrum: Spectrum, *, sigma: float) -> float:
+    """Return the least expected MSE without bias, by the error in the identifiable directions alone.
 
     Args:
         spectrum: of J.
@@ -38,16 +38,21 @@ def unbiased_psnr_bound(spectrum: Spectrum, *, sigma: float) -> float:
     """
     _check(sigma, PRIOR_VARIANCE)
     kept = spectrum.values[: spectrum.rank]
-    return _decibels(sigma**2 * float(kept.pow(-2).sum()) / spectrum.unknowns)
+    return sigma**2 * float(kept.pow(-2).sum()) / spectrum.unknowns
 
 
-def bayesian_psnr_bound(spectrum: AnySpectrum, *, sigma: float, prior_variance: float = PRIOR_VARIANCE) -> Amount:
-    """Return the PSNR (dB) of the least expected MSE of the linearized problem, prior Gaussian, and its error.
+def unbiased_psnr_bound(spectrum: Spectrum, *, sigma: float) -> float:
+    """Return the PSNR (dB) of `unbiased_mse_bound`, at most 100."""
+    return _decibels(unbiased_mse_bound(spectrum, sigma=sigma))
+
+
+def bayesian_mse_bound(spectrum: AnySpectrum, *, sigma: float, prior_variance: float = PRIOR_VARIANCE) -> Amount:
+    """Return the least expected MSE of the linearized problem, prior Gaussian, and its error.
 
     Args:
         spectrum: of J.
         sigma: standard deviation of the noise on each entry of the update; 0 leaves the null directions to the prior:
-            -10 log10(null / N * prior_variance).
+            null / N * prior_variance.
         prior_variance: tau^2 of each pixel.
 
     Raises:
@@ -59,9 +64,14 @@ def bayesian_psnr_bound(spectrum: AnySpectrum, *, sigma: float, prior_variance: 
         left = spectrum.total(lambda s: prior_variance * (s == 0).to(s))
     else:
         left = spectrum.total(lambda s: sigma**2 * prior_variance / (prior_variance * s**2 + sigma**2))
-    mean = max(left.value, 0.0) / spectrum.unknowns
-    bound = _decibels(mean)
-    return Amount(bound, 0.0 if bound == PSNR_CEILING else 10 / math.log(10) * left.error / left.value)
+    return Amount(max(left.value, 0.0) / spectrum.unknowns, left.error / spectrum.unknowns)
+
+
+def bayesian_psnr_bound(spectrum: AnySpectrum, *, sigma: float, prior_variance: float = PRIOR_VARIANCE) -> Amount:
+    """Return the PSNR (dB) of `bayesian_mse_bound`, at most 100, and its error; arguments and errors as there."""
+    least = bayesian_mse_bound(spectrum, sigma=sigma, prior_variance=prior_variance)
+    bound = _decibels(least.value)
+    return Amount(bound, 0.0 if bound == PSNR_CEILING else 10 / math.log(10) * least.error / least.value)
 
 
 def effective_directions(spectrum: AnySpectrum, *, sigma: float, prior_variance: float = PRIOR_VARIANCE) -> Amount:

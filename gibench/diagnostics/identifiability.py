@@ -5,7 +5,7 @@ statement about small changes at these images and weights.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,9 +16,11 @@ from gibench.clients import Client
 from gibench.defenses import DPSGD, GaussianNoise
 from gibench.diagnostics.cramer_rao import (
     PRIOR_VARIANCE,
+    bayesian_mse_bound,
     bayesian_psnr_bound,
     effective_directions,
     information,
+    unbiased_mse_bound,
     unbiased_psnr_bound,
 )
 from gibench.diagnostics.jacobian import Jacobian
@@ -43,6 +45,7 @@ class NoiseFloor(_Frozen):
     directions: how many stand above the noise. bits: what the update says of the images.
     psnr: of the least expected MSE with a prior, in dB; psnr_unbiased: without, over the identifiable directions; None
         of estimates. A mean of PSNRs may exceed them, because -log is convex.
+    mse, mse_unbiased: the same as mean squared errors, without a ceiling; None where they were not recorded yet.
     *_error: standard errors; 0 of exact spectra.
     """
 
@@ -55,6 +58,8 @@ class NoiseFloor(_Frozen):
     psnr: float
     psnr_error: float
     psnr_unbiased: float | None
+    mse: float | None = None
+    mse_unbiased: float | None = None
 
 
 class Identifiability(_Frozen):
@@ -142,6 +147,7 @@ def identifiability(
     method: Method = "auto",
     floors: Sequence[float] = FLOORS,
     prior_variance: float = PRIOR_VARIANCE,
+    spectrum: Callable[[Jacobian], Spectrum | EstimatedSpectrum] | None = None,
 ) -> Identifiability:
     """Diagnose one update.
 
@@ -152,6 +158,7 @@ def identifiability(
         method: "exact", "estimated", or "auto", by size.
         floors: see `FLOORS`.
         prior_variance: tau^2 of each pixel.
+        spectrum: where the singular values come from, for who has them; None computes them by `method`.
 
     Raises:
         ConfigurationError, ShapeError, NonFiniteError, RefusalError: see `jacobian_spectrum`.
@@ -163,7 +170,7 @@ def identifiability(
     rms = float(jacobian.update.square().mean().sqrt())
     if rms == 0:
         raise RefusalError("the update is zero everywhere and says nothing of its images; check the victim's weights.")
-    spectrum = spectrum_of(jacobian, method=method)
+    found = spectrum(jacobian) if spectrum else spectrum_of(jacobian, method=method)
     noises = [(relative, relative * rms) for relative in floors]
     if way.sigma is not None:
         noises = [(way.sigma / rms, way.sigma)]
@@ -171,14 +178,14 @@ def identifiability(
         scenario=scenario,
         update_id=batch.update_ids[0],
         labels=tuple(batch.labels[0].tolist()),
-        unknowns=spectrum.unknowns,
-        observations=spectrum.observations,
+        unknowns=found.unknowns,
+        observations=found.observations,
         rms=rms,
         prior_variance=prior_variance,
         own_noise=way.sigma is not None,
-        floors=tuple(_floor(spectrum, relative, sigma, prior_variance) for relative, sigma in noises),
+        floors=tuple(_floor(found, relative, sigma, prior_variance) for relative, sigma in noises),
         remark=way.remark,
-        **_of_exact(spectrum, prior_variance) if isinstance(spectrum, Spectrum) else _of_estimated(spectrum),
+        **_of_exact(found, prior_variance) if isinstance(found, Spectrum) else _of_estimated(found),
         seconds=time.perf_counter() - start,
     )
 
@@ -216,6 +223,8 @@ def _floor(spectrum: AnySpectrum, relative: float, sigma: float, prior_variance:
         psnr=psnr.value,
         psnr_error=psnr.error,
         psnr_unbiased=unbiased_psnr_bound(spectrum, sigma=sigma) if isinstance(spectrum, Spectrum) else None,
+        mse=bayesian_mse_bound(spectrum, sigma=sigma, prior_variance=prior_variance).value,
+        mse_unbiased=unbiased_mse_bound(spectrum, sigma=sigma) if isinstance(spectrum, Spectrum) else None,
     )
 
 

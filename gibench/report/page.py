@@ -13,6 +13,7 @@ from gibench.records import read_manifest, read_records
 from gibench.report import figures, words
 from gibench.report.gallery import Album, hang
 from gibench.report.identifiability import collect_identifiability
+from gibench.report.limit import collect_limits, number
 from gibench.report.paired import pairs, write_paired_csv
 from gibench.report.series import Stage, collect
 from gibench.report.summary import Group, Row, group, summarize
@@ -26,8 +27,10 @@ COLORS = 8
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not, and return its path.
 
-    Beside it go `paired.csv`, attack against attack, and the figure of each series, `series-NAME.svg`. All is made of
-    `records.jsonl`, `manifest.json` and the stored pictures only, so that it can be made again at any time.
+    Beside it go `paired.csv`, attack against attack, and the figure of each series, `series-NAME.svg`; where updates
+    have noise of known strengths, errors against the least ones, too: `limit.csv` and `limit-NAME.svg`. All is made of
+    `records.jsonl`, `identifiability.jsonl`, `manifest.json` and the stored pictures only, so that it can be made again
+    at any time.
 
     Raises:
         RecordError: when the folder holds no run, or its records or manifest are damaged.
@@ -69,6 +72,12 @@ def write_report(run_folder: Path) -> Path:
             manifest=manifest,
             scenarios=scenarios,
             series=[found for found in series if found],
+            limits=collect_limits(
+                run_folder,
+                {name: list(entry["scenarios"]) for name, entry in manifest.get("series", {}).items()},
+                groups,
+                colors,
+            ),
             diagnosis=collect_identifiability(run_folder, groups, colors),
             colors=colors,
             success_psnr=success_psnr,
@@ -92,6 +101,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "amount": words.amount,
         "bounds": words.bounds,
+        "as_decibels": words.error_in_decibels,
+        "multiple": words.multiple,
+        "noise": number,
         "memory": _memory,
         "decibels": words.decibels,
         "doubt": words.doubt,

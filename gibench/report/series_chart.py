@@ -54,11 +54,12 @@ def draw_series(
     y = Scale(ticks[0], ticks[-1], TOP + QUALITY, TOP)
     y_axis(svg, y, ticks, "PSNR, dB", right)
     _x_ticks(svg, x, values, bottom, label, right)
-    _curve(svg, floor, [(x(value), y(interval.value or 0.0)) for value, interval in floor.points])
-    apart = _distance([x(value) for value in values], len(attacks))
+    draw_curve(svg, floor.name, floor.color, [(x(value), y(interval.value or 0.0)) for value, interval in floor.points])
+    apart = spread([x(value) for value in values], len(attacks))
     for position, course in enumerate(attacks):
         _course(svg, course, x, y, shift=apart * (position - (len(attacks) - 1) / 2))
-    _names(svg, lines, y, right)
+    last = [(course.name, course.color, y(course.points[-1][1].value or 0.0)) for course in lines]
+    draw_names(svg, last, right, TOP + QUALITY)
     if accuracy:
         _accuracy(svg, accuracy, x, Scale(0, 100, bottom, bottom - ACCURACY), right)
     return svg
@@ -76,7 +77,7 @@ def _places(values: Sequence[float], start: float, end: float, *, logarithmic: b
     return lambda value: scale(bend(value))
 
 
-def _distance(places: Sequence[float], attacks: int) -> float:
+def spread(places: Sequence[float], attacks: int) -> float:
     """How far intervals at one value stand apart, so that they neither coincide nor reach the next value's."""
     gap = min((after - before for before, after in pairwise(places)), default=math.inf)
     return min(_APART, 0.6 * gap / max(attacks, 1))
@@ -99,37 +100,39 @@ def _x_ticks(
 
 def _course(svg: ET.Element, course: Course, x: Callable[[float], float], y: Scale, *, shift: float) -> None:
     places = [(x(value) + shift, y(interval.value or 0.0)) for value, interval in course.points]
-    _curve(svg, course, places)
+    draw_curve(svg, course.name, course.color, places)
     for (place, height), (value, interval) in zip(places, course.points, strict=True):
         low, mean, high = ends(interval)
         draw_line(svg, place, y(low), place, y(high), f"interval-bar {course.color}")
-        _dot(svg, place, height, course.color, f"{course.name} at {value:g}: {mean:.1f} dB")
+        draw_dot(svg, place, height, course.color, f"{course.name} at {value:g}: {mean:.1f} dB")
 
 
-def _curve(svg: ET.Element, course: Course, places: Sequence[tuple[float, float]]) -> None:
+def draw_curve(svg: ET.Element, name: str, color: str, places: Sequence[tuple[float, float]]) -> None:
+    """A line through places in pixels; nothing without any."""
     if places:
         path = "L".join(f"{place:.1f} {height:.1f}" for place, height in places)
-        element = ET.SubElement(svg, "path", {"class": f"curve {course.color}", "d": f"M{path}"})
-        ET.SubElement(element, "title").text = course.name
+        element = ET.SubElement(svg, "path", {"class": f"curve {color}", "d": f"M{path}"})
+        ET.SubElement(element, "title").text = name
 
 
-def _dot(svg: ET.Element, place: float, height: float, color: str, hint: str) -> None:
+def draw_dot(svg: ET.Element, place: float, height: float, color: str, hint: str) -> None:
+    """A dot at a place in pixels that says `hint`."""
     dot = {"class": f"point {color}", "cx": f"{place:.1f}", "cy": f"{height:.1f}", "r": "4"}
     ET.SubElement(ET.SubElement(svg, "circle", dot), "title").text = hint
 
 
-def _names(svg: ET.Element, lines: Sequence[Course], y: Scale, right: float) -> None:
-    """Name each line at its right end; names that would touch move apart."""
-    last = sorted(((y(course.points[-1][1].value or 0.0), course) for course in lines), key=lambda pair: pair[0])
+def draw_names(svg: ET.Element, lines: Sequence[tuple[str, str, float]], right: float, bottom: float) -> None:
+    """Name each line (name, color, height in pixels) at its right end; names that would touch move apart."""
+    last = sorted(lines, key=lambda line: line[2])
     heights: list[float] = []
-    for height, _ in last:
+    for _, _, height in last:
         heights.append(max(height, heights[-1] + 16 if heights else height))
     for index in reversed(range(len(heights))):
-        below = heights[index + 1] - 16 if index + 1 < len(heights) else TOP + QUALITY
+        below = heights[index + 1] - 16 if index + 1 < len(heights) else bottom
         heights[index] = min(heights[index], below)
-    for height, (_, course) in zip(heights, last, strict=True):
-        draw_line(svg, right + 8, height, right + 20, height, f"interval-bar {course.color}")
-        draw_text(svg, right + 27, height + 4, _shortened(course.name), "key")
+    for height, (name, color, _) in zip(heights, last, strict=True):
+        draw_line(svg, right + 8, height, right + 20, height, f"interval-bar {color}")
+        draw_text(svg, right + 27, height + 4, _shortened(name), "key")
 
 
 def _shortened(name: str) -> str:
@@ -141,6 +144,6 @@ def _accuracy(
 ) -> None:
     y_axis(svg, y, (0, 50, 100), "victim's test accuracy, %", right)
     places = [(x(value), y(100 * share)) for value, share in accuracy]
-    _curve(svg, Course("test accuracy", "accuracy", ()), places)
+    draw_curve(svg, "test accuracy", "accuracy", places)
     for (place, height), (value, share) in zip(places, accuracy, strict=True):
-        _dot(svg, place, height, "accuracy", f"test accuracy at {value:g}: {100 * share:.1f} %")
+        draw_dot(svg, place, height, "accuracy", f"test accuracy at {value:g}: {100 * share:.1f} %")

@@ -1,5 +1,6 @@
 """Rows and threat models in words: what leaks in a scenario, what the attacker was given, how numbers are written."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from gibench.metrics.intervals import Interval
@@ -192,3 +193,15 @@ def amount(value: float) -> str:
         return "<0.01"
     digits = 0 if value >= 10 or value == 0 else 1 if value >= 1 else 2
     return f"{value:,.{digits}f}"
+
+
+def multiple(value: float) -> str:
+    """Write how many times something is something else: 0.92, 3.4, 56, 1.2e+07."""
+    if not 0.01 <= value < 1e4:
+        return f"{value:.1e}"
+    return f"{value:,.{2 if value < 2 else 1 if value < 10 else 0}f}"
+
+
+def error_in_decibels(mean_square: float) -> str:
+    """Write a mean squared error of pixels in [0, 1] as a PSNR, without a ceiling."""
+    return signed(-10 * math.log10(mean_square)) if mean_square > 0 else "∞"

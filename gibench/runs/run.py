@@ -17,7 +17,7 @@ from gibench.records import RunFolder, read_manifest
 from gibench.report import print_table, summarize, write_report, write_summary_csv
 from gibench.runs.callbacks import Animation, ProgressBar, RecordWriter, Termination, csv_logger, save_pictures
 from gibench.runs.configuration import Tree
-from gibench.runs.diagnosis import diagnose
+from gibench.runs.diagnosis import Spectra, diagnose
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.journal import Journal
 from gibench.runs.manifest import (
@@ -88,7 +88,7 @@ class Run:
         self.folder = RunFolder(out)
         self.precision, self.logger = precision, logger
         self.console = console if self.processes.is_first else Console(quiet=True)
-        self.yardsticks = Yardsticks(left_out)
+        self.yardsticks, self.spectra = Yardsticks(left_out), Spectra()
         with self.processes.first_before_others():
             lpips: tuple[Net, ...] = () if "lpips" in left_out else ("alex", "vgg")
             self.quality = ImageQuality(lpips=lpips, ssim="ssim" not in left_out, download=download)
@@ -111,7 +111,7 @@ class Run:
             jobs = [job for job in self.jobs if job.scenario == scenario]
             if self.processes.is_first:
                 largest = max(jobs, key=lambda job: job.data.updates)
-                diagnose(self.folder.path, largest, updates=self.diagnosed, console=self.console)
+                diagnose(self.folder.path, largest, updates=self.diagnosed, spectra=self.spectra, console=self.console)
                 self._score_floors(largest)
             for job in jobs:
                 self._attack(job)

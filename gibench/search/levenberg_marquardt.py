@@ -14,15 +14,19 @@ from gibench.search.evaluation import Variables
 from gibench.search.flat import Flat
 from gibench.search.linearization import Linearization
 from gibench.search.objective import Objective
-from gibench.search.preconditioners import Full, LowRank, Preconditioner, full_bytes
+from gibench.search.preconditioners import Full, Inverse, LowRank, Preconditioner, full_bytes
 
 Normal = Literal["full", "low_rank"]
 
 GOOD, POOR = 0.75, 0.25  # gain ratios
 LOWER, RAISE, REJECTED = 0.1, 2.0, 4.0  # factors on the damping
 LARGEST = 1e12  # damping; a step that has to be shorter is none
-FORCING = 0.1  # tolerance of the inner solution far from the optimum
-TIRED = 80  # products after which the preconditioner is made anew
+FORCING = 1e-3  # tolerance of the inner solution far from the optimum; with 0.1 most steps fail
+FRESH = 40  # products with a new factor, above which it is too rough
+TIRED = 60  # products after which the preconditioner is made anew
+TURNS = 6  # solutions of a step that leaves the box
+EDGE = 1e-12  # in the units of the variable
+FLAT = 1e-5  # promised gain, relative to the value, below which a row is finished
 BATCHED = 16  # columns that cost as much as one product
 
 
@@ -32,26 +36,27 @@ class LevenbergMarquardt(Search):
     .. math:: (J^T J + \lambda D) d = -J^T r, \qquad v \leftarrow \Pi(v + d)
 
     r are the rows that the likelihood and the priors give (`Likelihood.residuals`), J = dr/dv, D the mean diagonal
-    entry of J^T J in each variable, and Pi the projection into the box; variables at its edge that would leave it are
-    held. With the gain ratio rho, what F fell by over what the quadratic model promised for the projected step, a step
-    that lowers F is taken; lambda is multiplied by 0.1 where rho > 0.75, by 2 where rho < 0.25, and by 4, 8, 16, ..
-    after steps that are not taken.
+    entry of J^T J in each variable, and Pi the projection into the box. With the gain ratio rho, what F fell by over
+    what the quadratic model promised for the projected step, a step that lowers F is taken; lambda is multiplied by 0.1
+    where rho > 0.75, by 2 where rho < 0.25, and by 4, 8, 16, .. after steps that are not taken.
 
     The system is solved by conjugate gradients, whose products with J are exact, in the type of the run, and whose
     preconditioner is an approximate inverse that may be computed in float32, from a hashed Jacobian, at an earlier
     point, or of low rank: it decides the speed, not the answer. Each row has its own lambda and its own course.
 
-    A row is finished when its step is below `tolerance`, when its value is below `target`, when no step lowers its
-    value, or when something is not finite; what a row ran into is recorded with its answer. A victim with kinks (ReLU,
-    max pooling) has an update that jumps where an activation flips, and a search that gets stuck there: see
-    `gibench.attacks.Continuation`.
+    In a box, what a step would carry out of it is put on its edge and the rest is solved for anew, up to six times.
+
+    A row is finished when its step is below `tolerance` or promises less than 1e-5 of its value, when its value is
+    below `target`, when no step lowers it, or when something is not finite; what a row ran into is recorded with its
+    answer. A victim with kinks (ReLU, max pooling) has an update that jumps where an activation flips, and a search
+    that gets stuck there: see `gibench.attacks.Continuation`.
 
     Args:
         steps: steps, taken or not.
         damping: lambda at the start.
         normal: "full", the Cholesky factor of J^T J from one forward derivative per unknown (n^2 numbers); "low_rank",
             a Nystrom approximation from `rank` random directions, for ten thousand unknowns and more.
-        single: columns and factor of "full" in float32.
+        single: columns of "full" in float32, and the factor, as long as that serves.
         buckets: for each unknown; updates of more coordinates are hashed to so many for the factor. None never hashes.
         rank: of "low_rank".
         refresh: steps taken before the preconditioner is made anew; it is also when it no longer serves.
@@ -132,7 +137,7 @@ class LevenbergMarquardt(Search):
             if not running:
                 break
             rows = torch.tensor([problem.row for problem in running], device=points.device)
-            landed = flat.flatten(flat.unflatten(torch.stack([target for target in targets if target is not None])))
+            landed = torch.stack([target for target in targets if target is not None])
             value, gradient = objective(flat.unflatten(landed), rows)
             slopes = flat.flatten(gradient)
             for index, problem in enumerate(running):
@@ -154,7 +159,9 @@ class _Problem:
         self.at = self._linearize(point)
         self.preconditioner: Preconditioner | None = None
         self.age = self.products = 0
-        self.target, self.predicted = point, 0.0
+        self._solved = True
+        self._rounded = settings.normal == "full" and settings.single
+        self.target, self.predicted, self._scale = point, 0.0, point
         self.proposals = self.singular = 0
         self.alive = True
 
@@ -168,41 +175,74 @@ class _Problem:
             self.alive = False
         elif not (math.isfinite(value) and math.isfinite(self.steepest)):
             self.end("the update of the start is not finite")
+        elif not self.steepest:
+            self.end("the derivative at the start is zero")
 
     def propose(self) -> Tensor | None:
         """Return the point that the next step would reach, (n,); None where there is none."""
-        settings, at = self.settings, self.at
+        at, settings = self.at, self.settings
         if self.preconditioner is None or self.age >= settings.refresh or self.products > TIRED:
             self.preconditioner = self._precondition()
             self.age = 0
-        scale, damping = self.preconditioner.scale, self.damping
-        free = torch.ones_like(self.point, dtype=torch.bool)
-        inverse, singular = self.preconditioner.inverse(damping, free)
-        found = conjugate_gradients(
-            lambda direction: free * (at.times(direction) + damping * scale * direction),
-            -self.gradient * free,
-            inverse,
-            tolerance=min(FORCING, float(self.gradient.norm()) / self.steepest),
-            iterations=settings.inner,
-        )
-        self.products = found.iterations
+        everywhere = torch.ones_like(self.point, dtype=torch.bool)
+        inverse, singular = self.preconditioner.inverse(self.damping)
+        step = self._solve(-self.gradient, everywhere, inverse)
+        if self._rounded and (singular or (self.age == 0 and self.products > FRESH)):
+            self._rounded = False  # float32 has lost the small end of the spectrum
+            self.preconditioner = self._precondition()
+            inverse, singular = self.preconditioner.inverse(self.damping)
+            step = self._solve(-self.gradient, everywhere, inverse)
+        step = self._inside(step, inverse)
         self.proposals += 1
         self.singular += singular
-        self.objective.count(self.row, 2 * found.iterations + 1)
-        self.target = self._project(self.point + found.x)
-        step = self.target - self.point
         change = at.push(step)
-        self.predicted = -float(self.gradient @ step + change.double().square().sum() / 2)
+        self.objective.count(self.row, 1)
+        self.target = self.point + step
+        self.predicted = -float(self.gradient @ step + change.square().sum() / 2)
         if not math.isfinite(self.predicted):
             self.end(f"a product with the Jacobian was not finite after {self.proposals} steps")
             return None
         return self.target
 
+    def _inside(self, step: Tensor, inverse: Inverse) -> Tensor:
+        """The step in the box: what would leave it is put on its edge, and the others are solved for anew.
+
+        What a cut takes from a step, a second-order step cannot spare: where directions leave no trace, one that is
+        only cut off hardly gains anything.
+        """
+        held = torch.zeros_like(self.point, dtype=torch.bool)
+        for _ in range(TURNS):
+            cut = self._project(self.point + step) - self.point
+            leaving = ((cut - step).abs() > EDGE) & ~held
+            if not leaving.any() or not torch.isfinite(cut).all():
+                return cut
+            held |= leaving
+            fixed = torch.where(held, cut, 0.0)
+            free = ~held
+            self.objective.count(self.row, 2)
+            right = -(self.gradient + self.at.times(fixed)) * free
+            step = torch.where(held, fixed, self._solve(right, free, inverse))
+        return self._project(self.point + step) - self.point
+
+    def _solve(self, right: Tensor, free: Tensor, inverse: Inverse) -> Tensor:
+        """Solve the damped system for the free variables; the others stay zero."""
+        at, damp = self.at, self.damping * self._scale
+        found = conjugate_gradients(
+            lambda direction: free * (at.times(direction) + damp * direction),
+            right,
+            lambda rest: free * inverse(rest),
+            tolerance=min(FORCING, float(self.gradient.norm()) / self.steepest),
+            iterations=self.settings.inner,
+        )
+        self.products, self._solved = found.iterations, found.converged
+        self.objective.count(self.row, 2 * found.iterations)
+        return found.x
+
     def judge(self, value: float, gradient: Tensor) -> None:
         """Take the step or not, by what it really gained."""
         moved = float((self.target - self.point).abs().max())
-        finite = math.isfinite(value) and bool(gradient.isfinite().all())
-        if finite and value < self.value:
+        taken = math.isfinite(value) and value < self.value and bool(gradient.isfinite().all())
+        if taken:
             gain = (self.value - value) / self.predicted if self.predicted > 0 else 0.0
             self.damping *= LOWER if gain > GOOD else RAISE if gain < POOR else 1.0
             self.growth = REJECTED
@@ -213,7 +253,8 @@ class _Problem:
             self.damping *= self.growth
             self.growth *= 2
         below = self.settings.target is not None and self.value < self.settings.target
-        if moved <= self.settings.tolerance or below or self.damping > LARGEST:
+        flat = taken and self.predicted < FLAT * self.value
+        if ((moved <= self.settings.tolerance or flat) and self._solved) or below or self.damping > LARGEST:
             self.end()
 
     def _linearize(self, point: Tensor) -> Linearization:
@@ -223,10 +264,11 @@ class _Problem:
         settings = self.settings
         made: Preconditioner
         if settings.normal == "full":
-            made = Full(self.at, buckets=settings.buckets)
+            made = Full(self.at, double=not self._rounded, buckets=settings.buckets)
         else:
             made = LowRank(self.at, rank=settings.rank, seed=self.objective.seeds[self.row])
         self.objective.count(self.row, made.evaluations)
+        self._scale = made.scale
         return made
 
     def _project(self, point: Tensor) -> Tensor:

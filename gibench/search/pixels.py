@@ -1,5 +1,6 @@
 """Pixels as the searched variable."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -7,15 +8,17 @@ import torch
 from torch import Tensor
 
 from gibench.errors import ConfigurationError
+from gibench.search.representation import Representation
 from gibench.seeding import normal_rows, uniform_rows
 from gibench.types import Observation
 from gibench.victims import Victim
 
-Start = Literal["normal", "uniform", "gray", "zeros", "pattern"]
+Start = Literal["normal", "uniform", "gray", "zeros", "pattern", "near_gray"]
 TILE = 4  # pixels
+NEAR = 0.01  # pixels
 
 
-class Pixels:
+class Pixels(Representation):
     """Search the images themselves, in the units that the victim's network takes: v = (x - mean) / std.
 
     The published attacks start, step and decay in these units, so that their rates carry over; for a victim that does
@@ -27,7 +30,9 @@ class Pixels:
             units, its mean color (breaching's `legacy`; for a victim that does not normalize, black, on the edge of
             the box); "pattern", a tile of 4 x 4 in every channel, N(0, 1) in the victim's units, repeated over the
             image from its upper left corner on and cut off at its edges, then moved into the box (breaching's
-            `patterned-4` and `patterned-4-randn`, which its code draws alike; after Wei et al., ESORICS 2020).
+            `patterned-4` and `patterned-4-randn`, which its code draws alike; after Wei et al., ESORICS 2020);
+            "near_gray", pixels 0.5 + 0.01 N(0, 1), since images of equal label that all start gray stay equal: each
+            gets the same derivative.
         box: keep pixels in [0, 1] after every step (IG), or let them roam (DLG, iDLG).
     """
 
@@ -37,8 +42,12 @@ class Pixels:
         self.start_kind = start
         self.box = box
 
+    def numbers(self, image_shape: Sequence[int]) -> int:
+        """See `Representation`: its pixels."""
+        return math.prod(image_shape)
+
     def start(self, observation: Observation, victim: Victim, seeds: Sequence[int]) -> Tensor:
-        """Return the first iterate (R, B, C, H, W), row r from `seeds[r]`."""
+        """See `Representation`: (R, B, C, H, W)."""
         shape = (observation.known_batch_size(), *observation.image_shape)
         if self.start_kind == "normal":
             return self.project(normal_rows(shape, seeds, "pixels").to(victim.mean), victim)
@@ -48,11 +57,18 @@ class Pixels:
             return self.project(victim.mean.new_zeros(len(seeds), *shape), victim)
         if self.start_kind == "pattern":
             return self.project(_tiles(shape, seeds).to(victim.mean), victim)
-        return victim.normalize(victim.mean.new_full((len(seeds), *shape), 0.5))
+        gray = victim.mean.new_full((len(seeds), *shape), 0.5)
+        if self.start_kind == "near_gray":
+            gray += NEAR * normal_rows(shape, seeds, "pixels").to(gray)
+        return victim.normalize(gray)
 
     def decode(self, variable: Tensor, victim: Victim) -> Tensor:
-        """Return the pixels of `variable`."""
+        """See `Representation`."""
         return victim.denormalize(variable)
+
+    def encode(self, images: Tensor, victim: Victim) -> Tensor:
+        """See `Representation`."""
+        return self.project(victim.normalize(images), victim)
 
     def project(self, variable: Tensor, victim: Victim) -> Tensor:
         """Return the nearest variable whose pixels are in [0, 1], or `variable` where there is no box."""

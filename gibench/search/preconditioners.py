@@ -36,13 +36,8 @@ class Preconditioner(ABC):
     evaluations: int
 
     @abstractmethod
-    def inverse(self, damping: float, free: Tensor) -> tuple[Inverse, bool]:
-        """Return about (J^T J + damping * diag(scale))^-1 on the free variables, and whether that was singular.
-
-        Args:
-            damping: relative to the scale.
-            free: (n,), bool; the others are held, and stay zero.
-        """
+    def inverse(self, damping: float) -> tuple[Inverse, bool]:
+        """Return about (J^T J + damping * diag(scale))^-1, and whether that was singular to working precision."""
 
 
 class Full(Preconditioner):
@@ -50,38 +45,39 @@ class Full(Preconditioner):
 
     Args:
         at: where.
+        double: add up and factor the matrix in float64, whatever the type of the columns: of J itself float32 keeps
+            what is above 1e-7 of its largest singular value, of J^T J only what is above 3e-4 of it.
         buckets: for each unknown; updates of more coordinates are hashed to so many, in which about all of the lengths
             survive (see `gibench.hashing`). None never hashes.
     """
 
-    def __init__(self, at: Linearization, *, buckets: float | None) -> None:
+    def __init__(self, at: Linearization, *, double: bool, buckets: float | None) -> None:
         self.evaluations = at.unknowns
-        self._matrix = normal_matrix(at, buckets=buckets)
+        self._matrix = normal_matrix(at, double=double, buckets=buckets)
         self.scale = at.mean_by_variable(self._matrix.diagonal().to(at.point))
 
-    def inverse(self, damping: float, free: Tensor) -> tuple[Inverse, bool]:
+    def inverse(self, damping: float) -> tuple[Inverse, bool]:
         """See `Preconditioner`."""
         matrix = self._matrix.clone()
-        matrix[~free] = 0
-        matrix[:, ~free] = 0
         diagonal, scale = matrix.diagonal(), self.scale.to(matrix)
-        diagonal += torch.where(free, damping * scale, 1.0)
+        diagonal += damping * scale
         extra, singular = max(damping, torch.finfo(matrix.dtype).eps), False
         factor, failed = torch.linalg.cholesky_ex(matrix)
         for _ in range(FACTORS):
             if not failed:
                 break
             singular = True
-            diagonal += torch.where(free, extra * scale, 0.0)
+            diagonal += extra * scale
             extra *= 10
             factor, failed = torch.linalg.cholesky_ex(matrix)
         else:
-            return _scaled(self.scale, free), True
+            return _scaled(self.scale), True
 
         def solve(right: Tensor) -> Tensor:
             # Two triangular systems: with one right side, LAPACK's own solution of both takes ten times as long.
             half = torch.linalg.solve_triangular(factor, right.to(factor)[:, None], upper=False)
-            return torch.linalg.solve_triangular(factor.mT, half, upper=True)[:, 0].to(right) * free
+            whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+            return whole[:, 0].to(right)
 
         return solve, singular
 
@@ -119,21 +115,21 @@ class LowRank(Preconditioner):
             self._values, self._vectors = products.new_zeros(0), products.new_zeros(0, at.unknowns)
         self._singular = not usable
 
-    def inverse(self, damping: float, free: Tensor) -> tuple[Inverse, bool]:
+    def inverse(self, damping: float) -> tuple[Inverse, bool]:
         """See `Preconditioner`."""
         least = self._values[-1] if len(self._values) else self._root.new_zeros(())
         factor = (least + damping) / (self._values + damping) - 1
 
         def solve(right: Tensor) -> Tensor:
-            inner = right * free / self._root
-            found = inner + (factor * (self._vectors @ inner)) @ self._vectors
-            return found * free / self._root
+            inner = right / self._root
+            found: Tensor = inner + (factor * (self._vectors @ inner)) @ self._vectors
+            return found / self._root
 
         return solve, self._singular
 
 
-def _scaled(scale: Tensor, free: Tensor) -> Inverse:
-    return lambda right: right * free / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+def _scaled(scale: Tensor) -> Inverse:
+    return lambda right: right / scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 
 def full_bytes(unknowns: int, observations: int, element: int, buckets: float | None) -> int:
@@ -143,14 +139,14 @@ def full_bytes(unknowns: int, observations: int, element: int, buckets: float | 
     return element * (3 * unknowns**2 + 2 * held + 2 * min(CHANGES, AT_ONCE * observations))
 
 
-def normal_matrix(at: Linearization, *, buckets: float | None) -> Tensor:
+def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> Tensor:
     """J^T J (n, n), from columns that are computed, and hashed, a few at a time; see `Full`."""
     size = max(1, min(AT_ONCE, CHANGES // at.observations))
     _, first = next(_identity(at, size))
     most = None if buckets is None else int(buckets * at.unknowns)
     columns = at.columns(first)
     compress = Compression(at.simulated(), columns, rank=at.batch_size, buckets=most)
-    matrix = next(iter(columns.values())).new_zeros(at.unknowns, at.unknowns)
+    matrix = next(iter(columns.values())).new_zeros(at.unknowns, at.unknowns, dtype=torch.float64 if double else None)
     step = max(1, HELD // at.unknowns)
     for start in range(0, compress.width, step):
         parts = (compress(at.columns(directions)) for _, directions in _identity(at, size))

@@ -7,7 +7,7 @@ search comes closer.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,10 +60,7 @@ def rough_parts(victim: Victim) -> list[str]:
         forward of a module that has others inside. Empty for a smooth victim.
     """
     reference = victim.mean
-    image = 0.25 + 0.5 * uniform_rows(victim.image_shape, (0,), "smoothness").to(reference)
-    image.requires_grad_()
-    weights = {name: value.detach() for name, value in victim.named_parameters()}
-    buffers = {name: value.clone() for name, value in victim.named_buffers()}
+    image = _noisy_gray(victim).requires_grad_()
     names = {id(module): name for name, module in reversed(list(victim.named_modules()))}
     running: list[str] = [""]
 
@@ -78,7 +75,7 @@ def rough_parts(victim: Victim) -> list[str]:
     devices = [reference.device] if reference.is_cuda else []
     try:
         with torch.random.fork_rng(devices=devices), torch.enable_grad(), recorder:
-            functional_call(victim, (weights, buffers), (image,))
+            functional_call(victim, _state(victim), (image,))
     finally:
         for hook in hooks:
             hook.remove()
@@ -87,6 +84,16 @@ def rough_parts(victim: Victim) -> list[str]:
     return [part for part in recorder.found if part.split(" ")[0] not in scripted] + [
         f"{name} (scripted)" for name in outermost
     ]
+
+
+def _noisy_gray(victim: Victim) -> Tensor:
+    return 0.25 + 0.5 * uniform_rows(victim.image_shape, (0,), "smoothness").to(victim.mean)
+
+
+def _state(victim: Victim) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights without a graph, and buffers of one's own."""
+    weights = {name: value.detach() for name, value in victim.named_parameters()}
+    return weights, {name: value.clone() for name, value in victim.named_buffers()}
 
 
 class _Recorder(TorchDispatchMode):
@@ -123,7 +130,7 @@ def _has_kink(alpha: float = 1.0, _scale: float = 1.0, input_scale: float = 1.0)
     return not math.isclose(alpha * input_scale, 1.0, rel_tol=1e-9)
 
 
-def softened(victim: Victim, sharpness: float) -> Victim:
+def softened(victim: Victim, sharpness: float, *, relative: bool = False) -> Victim:
     r"""Return the victim with smooth functions in place of those with a kink: the attacker's own copy.
 
     With :math:`s(x) = \log(1 + e^{\beta x}) / \beta` for sharpness :math:`\beta`, in layers and functional calls alike:
@@ -143,6 +150,9 @@ def softened(victim: Victim, sharpness: float) -> Victim:
         victim: the weights, their names and the buffers stay what they are, and are shared with the copy.
         sharpness: beta > 0, in units of one over a pre-activation; infinity returns the victim itself, and so does a
             victim that is smooth already.
+        relative: whether it is in units of one over the root mean square of what each of these functions takes, layer
+            by layer, when the victim sees a gray image with noise: pre-activations are 0.02 in one victim and 100 in
+            another, and grow tenfold within one.
 
     Raises:
         ConfigurationError: for a sharpness that is not positive.
@@ -152,7 +162,7 @@ def softened(victim: Victim, sharpness: float) -> Victim:
         raise ConfigurationError(f"sharpness is {sharpness}; make it positive, or infinite for the victim itself.")
     if math.isinf(sharpness) or not rough_parts(victim):
         return victim
-    soft = Softened(victim, sharpness)
+    soft = Softened(victim, sharpness, scales=_scales(victim) if relative else None)
     if left := rough_parts(soft):
         raise RefusalError(
             f"{victim.architecture} cannot be softened: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}; "
@@ -167,9 +177,10 @@ class Softened(Victim):
     Args:
         victim: to soften.
         sharpness: positive and finite.
+        scales: by which it is divided, one for each call of a function in the order of a forward pass; None is 1.
     """
 
-    def __init__(self, victim: Victim, sharpness: float) -> None:
+    def __init__(self, victim: Victim, sharpness: float, *, scales: Sequence[float] | None = None) -> None:
         shared: dict[int, Any] = {id(tensor): tensor for tensor in [*victim.parameters(), *victim.buffers()]}
         super().__init__(
             copy.deepcopy(victim.network, shared),
@@ -183,19 +194,21 @@ class Softened(Victim):
         self.mean, self.std = victim.mean, victim.std
         self.training = victim.training
         self.sharpness = sharpness
+        self.scales = None if scales is None else tuple(scales)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images in [0, 1]."""
-        with _Soften(self.sharpness):
+        with _Soften(self.sharpness, self.scales):
             return super().forward(images)
 
 
 class _Soften(TorchFunctionMode):
     """Within this context, functions with a kink run as their smooth counterparts."""
 
-    def __init__(self, sharpness: float) -> None:
+    def __init__(self, sharpness: float, scales: Sequence[float] | None) -> None:
         super().__init__()
         self.sharpness = sharpness
+        self.scales = None if scales is None else iter(scales)
 
     def __torch_function__(
         self,
@@ -207,5 +220,40 @@ class _Soften(TorchFunctionMode):
         """Run `func` or its counterpart."""
         kwargs = kwargs or {}
         soft = SOFT.get(func)
-        found = None if soft is None else soft(self.sharpness, *args, **kwargs)
+        if soft is None:
+            return func(*args, **kwargs)
+        scale = 1.0 if self.scales is None else next(self.scales)
+        found = soft(self.sharpness / scale, *args, **kwargs)
         return func(*args, **kwargs) if found is None else found
+
+
+def _scales(victim: Victim) -> list[float]:
+    """The root mean square of what each softened function takes, in the order of a forward pass of one image."""
+    measure = _Measure()
+    devices = [victim.mean.device] if victim.mean.is_cuda else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), measure:
+        functional_call(victim, _state(victim), (_noisy_gray(victim),))
+    return measure.found
+
+
+class _Measure(TorchFunctionMode):
+    """Within this context, the scale of what functions with a kink take is noted, and nothing changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[float] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run `func`."""
+        kwargs = kwargs or {}
+        if func in SOFT:
+            taken = args[0] if args else kwargs["input"]
+            size = float(taken.double().square().mean().sqrt())
+            self.found.append(size if 0 < size < math.inf else 1.0)
+        return func(*args, **kwargs)

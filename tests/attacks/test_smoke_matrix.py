@@ -13,6 +13,7 @@ from gibench.attacks import (
     SPEAR,
     Attack,
     BiasAttack,
+    Continuation,
     LabelInference,
     UndoTransformation,
     bayes_optimal,
@@ -22,6 +23,7 @@ from gibench.attacks import (
     inverting_gradients,
     inverting_gradients_legacy,
     inverting_gradients_modern,
+    second_order,
 )
 from gibench.clients import FedSGD
 from gibench.engine import Engine
@@ -44,6 +46,8 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     ),
     "r-gap": RGAP,
     "spear": lambda: SPEAR(max_samples=2000),
+    "second order": lambda: second_order(steps=1, tv=1e-3, engine=OFF),
+    "continuation": lambda: Continuation(attack=second_order(steps=1, tv=1e-3, engine=OFF), sharpness=(3.0,)),
     "labels": lambda: LabelInference(labels=ILRG()),
     "undo": lambda: UndoTransformation(attack=inverting_gradients(steps=2, engine=OFF)),
 }
@@ -142,6 +146,7 @@ def test_every_attack_is_in_the_table() -> None:
     built = {"Attack", "GradientMatching", "WrongUpdate", "prior_alone"}
     names = {
         "BiasAttack",
+        "Continuation",
         "LabelInference",
         "RGAP",
         "SPEAR",
@@ -153,6 +158,7 @@ def test_every_attack_is_in_the_table() -> None:
         "inverting_gradients",
         "inverting_gradients_legacy",
         "inverting_gradients_modern",
+        "second_order",
     }
     assert set(gibench.attacks.__all__) == built | names
     assert len(ATTACKS) == len(names)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from helpers import batch_of, small_victim
+from helpers import SmallData, batch_of, small_victim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,7 +21,15 @@ from gibench.diagnostics.cramer_rao import PRIOR_VARIANCE, bayesian_psnr_bound
 from gibench.diagnostics.spectrum import Spectrum
 from gibench.errors import ConfigurationError
 from gibench.likelihoods import Gaussian
-from gibench.priors import BatchNormStatistics, GaussianPixels, GroupConsistency, L2Norm, Prior, TotalVariation
+from gibench.priors import (
+    BatchNormStatistics,
+    GaussianPixels,
+    GroupConsistency,
+    L2Norm,
+    Prior,
+    ProbabilisticPCA,
+    TotalVariation,
+)
 from gibench.types import Observation, ThreatModel
 
 
@@ -39,6 +47,7 @@ FORMS = {
     "batch norm, proxy": Form(lambda weight: BatchNormStatistics(weight=weight, statistics="proxy"), "private"),
     "gaussian pixels": Form(lambda weight: GaussianPixels(mean=0.4, std=0.2, weight=weight), exact=True),
     "norm": Form(lambda weight: L2Norm(weight=weight)),
+    "pca": Form(lambda weight: components(weight), exact=True),
     "tv, smooth": Form(lambda weight: TotalVariation(weight=weight, smoothing=1e-3)),
     "tv, smooth opponents": Form(lambda weight: TotalVariation(weight=weight, smoothing=1e-2, opponents=True)),
     "tv, isotropic": Form(lambda weight: TotalVariation(weight=weight, kind="isotropic")),
@@ -53,6 +62,13 @@ FORMS = {
 def observe(regime: str, updates: int = 3) -> Observation:
     known = ThreatModel.model_validate({"victim": "initial", "batch_norm": regime})
     return FedSGD(small_victim(batch_norm=True), threat_model=known).double()(batch_of(updates, 2).to(torch.float64))
+
+
+def components(weight: float) -> Prior:
+    """Fitted, as before a search."""
+    prior = ProbabilisticPCA(auxiliary=SmallData(), components=9, weight=weight)
+    prior.check(observe("eval"))
+    return prior
 
 
 def noise(*shape: int, seed: int = 5) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import batch_of, small_victim
+from helpers import SmallData, batch_of, small_victim
 from references import matching as reference
 from references import priors as slow
 from torch import Tensor
@@ -13,7 +13,15 @@ from torch import Tensor
 import gibench.priors
 from gibench.clients import FedSGD
 from gibench.errors import ConfigurationError, RefusalError
-from gibench.priors import BatchNormStatistics, GaussianPixels, GroupConsistency, L2Norm, Prior, TotalVariation
+from gibench.priors import (
+    BatchNormStatistics,
+    GaussianPixels,
+    GroupConsistency,
+    L2Norm,
+    Prior,
+    ProbabilisticPCA,
+    TotalVariation,
+)
 from gibench.priors.total_variation import total_variation
 from gibench.types import Observation, ThreatModel
 
@@ -24,6 +32,7 @@ PRIORS: dict[str, tuple[Callable[[float], Prior], str]] = {
     "gaussian pixels": (lambda weight: GaussianPixels(weight=weight), "eval"),
     "group": (lambda weight: GroupConsistency(weight=weight, start=0), "eval"),
     "norm": (lambda weight: L2Norm(weight=weight), "eval"),
+    "pca": (lambda weight: ProbabilisticPCA(auxiliary=SmallData(), components=9, weight=weight), "eval"),
     "tv": (lambda weight: TotalVariation(weight=weight), "eval"),
     "tv, isotropic": (lambda weight: TotalVariation(weight=weight, kind="isotropic"), "eval"),
     "tv, opponents": (lambda weight: TotalVariation(weight=weight, opponents=True), "eval"),

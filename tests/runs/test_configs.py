@@ -36,6 +36,12 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("bayes_optimal", "full"),
     ("identifiability", "small"),  # the singular values are as many as ever
     ("identifiability", "full"),
+    ("noise_limit", "small"),  # the same, and Jacobians
+    ("noise_limit", "full"),
+    ("second_order", "small"),  # Jacobians of every pixel
+    ("second_order", "full"),
+    ("second_order_deep", "small"),
+    ("second_order_deep", "full"),
     ("bayes_optimal", "small"),
     ("parity", "small"),
     ("broken_defenses", "small"),  # twenty scenarios, three trainings

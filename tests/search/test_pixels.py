@@ -23,7 +23,7 @@ def begin(start: Any, *, side: int = 8, seeds: list[int] | None = None, box: boo
     return Pixels(start=start, box=box).start(observation, observation.victim, seeds or SEEDS)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("start", ["normal", "uniform", "gray", "zeros", "pattern"])
+@pytest.mark.parametrize("start", ["normal", "uniform", "gray", "zeros", "pattern", "near_gray"])
 def test_every_start_is_of_its_seeds_and_in_the_box(start: str) -> None:
     found = begin(start)
     assert found.shape == (3, 2, 3, 8, 8)
@@ -33,7 +33,7 @@ def test_every_start_is_of_its_seeds_and_in_the_box(start: str) -> None:
     assert pixels.max() <= 1 + 1e-9
     for row, seed in enumerate(SEEDS):
         assert torch.equal(begin(start, seeds=[seed])[0], found[row])
-    random = start in ("normal", "uniform", "pattern")
+    random = start in ("normal", "uniform", "pattern", "near_gray")
     assert torch.equal(found[0], found[1]) != random
     assert torch.equal(found[:, 0], found[:, 1]) != random
 
@@ -66,6 +66,6 @@ def test_the_tile_is_standard_normal_in_the_victims_units() -> None:
 
 def test_a_start_that_does_not_exist_is_named() -> None:
     with pytest.raises(
-        ConfigurationError, match="start is 'noise'; choose one of normal, uniform, gray, zeros, pattern"
+        ConfigurationError, match="start is 'noise'; choose one of normal, uniform, gray, zeros, pattern, near_gray"
     ):
         Pixels(start="noise")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from gibench.engine.gradient import LocalGradient
 from gibench.errors import ConfigurationError, RefusalError
+from gibench.seeding import uniform_rows
 from gibench.victims import Victim, convnet64, lenet, mlp, resnet18, resnet20, rough_parts, softened
 from gibench.victims.soft_functions import SOFT
 
@@ -325,3 +326,34 @@ def test_the_update_of_a_real_image_approaches_the_victims(build: Callable[[], V
 
     assert error(1e2) > error(1e8)
     assert error(1e8) < 1e-5
+
+
+def test_relative_sharpness_does_not_depend_on_the_scale_of_a_layer() -> None:
+    """Weights of a first layer ten times larger and of the next ten times smaller make the same softened network."""
+
+    def build(factor: float) -> Victim:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.ReLU(), nn.Linear(20, 5), nn.ReLU())
+        with torch.no_grad():
+            for parameter in network[1].parameters():
+                parameter.mul_(factor)
+            network[3].weight.div_(factor)
+        facts = {"architecture": "two layers", "initialization": "default"}
+        return Victim(network, image_shape=(3, 8, 8), num_classes=5, **facts).double()  # type: ignore[arg-type]
+
+    images = torch.rand(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    small, large = softened(build(1.0), 3.0, relative=True), softened(build(10.0), 3.0, relative=True)
+    torch.testing.assert_close(small(images), large(images), rtol=1e-6, atol=1e-7)  # weights are float32
+    absolute = softened(build(1.0), 3.0), softened(build(10.0), 3.0)
+    assert not torch.allclose(absolute[0](images), absolute[1](images), rtol=1e-3)
+
+
+def test_relative_sharpness_is_divided_by_what_each_function_takes() -> None:
+    victim = lenet(seed=0, activation="relu").double()
+    soft = softened(victim, 2.0, relative=True)
+    seen: list[float] = []
+    for layer in (victim.network.act1, victim.network.act2, victim.network.act3):  # type: ignore[union-attr]
+        layer.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].square().mean().sqrt().item()))  # type: ignore[union-attr, operator]
+    victim(0.25 + 0.5 * uniform_rows(victim.image_shape, (0,), "smoothness"))
+    assert soft.scales == pytest.approx(seen)  # type: ignore[attr-defined]
+    assert seen[2] > 5 * seen[0]
