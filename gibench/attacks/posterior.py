@@ -179,9 +179,9 @@ def warn_of_kinks(victim: Victim) -> None:
     """Say, once for a victim, what a least-squares search has to expect of one that is not smooth."""
     if victim in _SEEN:
         return
-    _SEEN.add(victim)
     with untimed():
         rough = rough_parts(victim)
+    _SEEN.add(victim)
     if rough:
         log.warning(
             "%s is not smooth (%s%s): its update jumps where an activation flips, and a least-squares search from a "

@@ -73,7 +73,8 @@ class PrincipalAxes:
         self.auxiliary = cast(_Splits, auxiliary)
         self.components = components
         self.images = images
-        self._fitted: Components | None = None
+        self._fitted: Components | None = None  # in float64
+        self._cast: Components | None = None  # as it was asked for last
 
     def check(self, observation: Observation) -> None:
         """Raise ConfigurationError unless the images are like the victim's, and there are enough of them; fit."""
@@ -86,13 +87,11 @@ class PrincipalAxes:
 
     def like(self, tensor: Tensor) -> Components:
         """Return the components in the type and on the device of a tensor."""
-        fitted = self._fitted
-        if fitted is None:
-            fitted = _fit(self._chosen(), self.components)
-        if fitted.mean.dtype != tensor.dtype or fitted.mean.device != tensor.device:
-            fitted = fitted.to(tensor)
-        self._fitted = fitted
-        return fitted
+        if self._fitted is None:
+            self._fitted = _fit(self._chosen(), self.components)
+        if self._cast is None or self._cast.mean.dtype != tensor.dtype or self._cast.mean.device != tensor.device:
+            self._cast = self._fitted.to(tensor)
+        return self._cast
 
     def _chosen(self) -> Tensor:
         images = self.auxiliary.split("prior")[0].flatten(1)

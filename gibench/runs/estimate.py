@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 
-from gibench.attacks import GradientMatching, UndoTransformation, WrongUpdate
+from gibench.attacks import Continuation, GradientMatching, UndoTransformation, WrongUpdate
 from gibench.diagnostics import probe_second_derivatives
 from gibench.engine.graph import fastest
 from gibench.errors import RefusalError
@@ -25,7 +25,9 @@ def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: st
         SecondDerivativeError: when the victim cannot be attacked this way; so every job is tried before the first runs.
     """
     attack = job.attack
-    while isinstance(attack, (UndoTransformation, WrongUpdate)):  # what they add takes no time
+    searches = 1
+    while isinstance(attack, (Continuation, UndoTransformation, WrongUpdate)):  # the last two add no time
+        searches *= len(attack.sharpness) + 1 if isinstance(attack, Continuation) else 1
         attack = attack.attack
     if not isinstance(attack, GradientMatching) or attack.likelihood.reads == "nothing" or not updates:
         return 0.0
@@ -37,11 +39,15 @@ def seconds(job: Job, updates: int, *, device: torch.device = CPU, precision: st
         observation = client(group.to(victim.mean.dtype).to(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         try:
-            return _search_seconds(attack, observation, updates)
+            initial = attack.initial if isinstance(attack.initial, GradientMatching) else None
+            before = _search_seconds(initial, observation, updates) if initial else 0.0
+            return before + searches * _search_seconds(attack, observation, updates)
         except RefusalError:  # it will be recorded
             return 0.0
         finally:
             attack.release()
+            if isinstance(attack.initial, GradientMatching):
+                attack.initial.release()
 
 
 def _search_seconds(attack: GradientMatching, observation: Observation, updates: int) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gibench.hashing import FeatureHash
+from gibench.seeding import generator
 from gibench.types import Update
 
 CAPTURED = 1e-4  # relative error of lengths, above which a tensor is taken as it is
@@ -69,7 +70,7 @@ def _basis(matrix: Tensor, rank: int) -> Basis | None:
     """Bases of the column and row space of a matrix (O, I) of the given rank; None where they would save little."""
     if 2 * rank * sum(matrix.shape) > matrix.numel():
         return None
-    start = torch.randn(matrix.shape[1], rank, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = torch.randn(matrix.shape[1], rank, generator=generator("basis", 0), dtype=torch.float64)
     left = torch.linalg.qr(matrix @ start.to(matrix)).Q
     return Basis(left, torch.linalg.qr(matrix.mT @ left).Q)
 

@@ -8,11 +8,15 @@ from torch import Tensor
 
 
 class Solution(NamedTuple):
-    """x: (n,). iterations: products that it took. converged: whether the tolerance was reached."""
+    """x: (n,). iterations: products that it took. converged: whether the tolerance was reached.
+
+    finite: whether all products, with the matrix and the preconditioner, were; x is what was found before.
+    """
 
     x: Tensor
     iterations: int
     converged: bool
+    finite: bool = True
 
 
 def conjugate_gradients(
@@ -41,11 +45,11 @@ def conjugate_gradients(
     enough = tolerance**2 * energy
     for iteration in range(iterations):
         if not energy > enough:  # also where it is not finite
-            return Solution(x, iteration, bool(energy <= enough))
+            return Solution(x, iteration, bool(energy <= enough), bool(energy.isfinite()))
         image = product(direction)
         curvature = direction @ image
         if not curvature > 0 or not torch.isfinite(curvature):
-            return Solution(x, iteration + 1, converged=False)
+            return Solution(x, iteration + 1, converged=False, finite=bool(curvature.isfinite()))
         length = energy / curvature
         x += length * direction
         rest -= length * image

@@ -26,6 +26,7 @@ FRESH = 40  # products with a new factor, above which it is too rough
 TIRED = 60  # products after which the preconditioner is made anew
 TURNS = 6  # solutions of a step that leaves the box
 EDGE = 1e-12  # in the units of the variable
+SETTLED = 1.0  # damping
 FLAT = 1e-5  # promised gain, relative to the value, below which a row is finished
 BATCHED = 16  # columns that cost as much as one product
 
@@ -112,8 +113,7 @@ class LevenbergMarquardt(Search):
         """See `Search`."""
         if self.normal == "low_rank":
             return element * (self.state_copies + 4 * self.rank) * unknowns
-        size = 4 if self.single else element
-        return element * self.state_copies * unknowns + full_bytes(unknowns, observations, size, self.buckets)
+        return element * self.state_copies * unknowns + full_bytes(unknowns, observations, self.buckets)
 
     def forward(self, objective: Objective, start: Variables) -> None:
         """See `Search`.
@@ -145,7 +145,7 @@ class LevenbergMarquardt(Search):
             values = value.new_tensor([problem.value for problem in problems])
             report(Step(step + 1, self.steps, values, lambda: _images(objective, flat, problems)))
         for problem in problems:
-            problem.end()
+            problem.end(f"still moving after {self.steps} steps")
 
 
 class _Problem:
@@ -159,7 +159,7 @@ class _Problem:
         self.at = self._linearize(point)
         self.preconditioner: Preconditioner | None = None
         self.age = self.products = 0
-        self._solved = True
+        self._solved = self._finite = True
         self._rounded = settings.normal == "full" and settings.single
         self.target, self.predicted, self._scale = point, 0.0, point
         self.proposals = self.singular = 0
@@ -181,7 +181,8 @@ class _Problem:
     def propose(self) -> Tensor | None:
         """Return the point that the next step would reach, (n,); None where there is none."""
         at, settings = self.at, self.settings
-        if self.preconditioner is None or self.age >= settings.refresh or self.products > TIRED:
+        stale = self.age > 0 and (self.age >= settings.refresh or self.products > TIRED)
+        if self.preconditioner is None or stale:
             self.preconditioner = self._precondition()
             self.age = 0
         everywhere = torch.ones_like(self.point, dtype=torch.bool)
@@ -189,17 +190,17 @@ class _Problem:
         step = self._solve(-self.gradient, everywhere, inverse)
         if self._rounded and (singular or (self.age == 0 and self.products > FRESH)):
             self._rounded = False  # float32 has lost the small end of the spectrum
-            self.preconditioner = self._precondition()
+            self.preconditioner, self.age = self._precondition(), 0
             inverse, singular = self.preconditioner.inverse(self.damping)
             step = self._solve(-self.gradient, everywhere, inverse)
         step = self._inside(step, inverse)
         self.proposals += 1
         self.singular += singular
         change = at.push(step)
-        self.objective.count(self.row, 1)
+        self.objective.count(self.row, 2)  # and the graphs of this point's products
         self.target = self.point + step
         self.predicted = -float(self.gradient @ step + change.square().sum() / 2)
-        if not math.isfinite(self.predicted):
+        if not (self._finite and math.isfinite(self.predicted)):
             self.end(f"a product with the Jacobian was not finite after {self.proposals} steps")
             return None
         return self.target
@@ -235,6 +236,7 @@ class _Problem:
             iterations=self.settings.inner,
         )
         self.products, self._solved = found.iterations, found.converged
+        self._finite &= found.finite
         self.objective.count(self.row, 2 * found.iterations)
         return found.x
 
@@ -242,6 +244,8 @@ class _Problem:
         """Take the step or not, by what it really gained."""
         moved = float((self.target - self.point).abs().max())
         taken = math.isfinite(value) and value < self.value and bool(gradient.isfinite().all())
+        flat = taken and self.predicted < FLAT * self.value
+        undamped = self.damping <= SETTLED  # a step that damping has shortened says nothing of the optimum
         if taken:
             gain = (self.value - value) / self.predicted if self.predicted > 0 else 0.0
             self.damping *= LOWER if gain > GOOD else RAISE if gain < POOR else 1.0
@@ -253,9 +257,10 @@ class _Problem:
             self.damping *= self.growth
             self.growth *= 2
         below = self.settings.target is not None and self.value < self.settings.target
-        flat = taken and self.predicted < FLAT * self.value
-        if ((moved <= self.settings.tolerance or flat) and self._solved) or below or self.damping > LARGEST:
+        if below or (undamped and self._solved and (flat or moved <= self.settings.tolerance)):
             self.end()
+        elif self.damping > LARGEST:
+            self.end("no step lowers the objective")
 
     def _linearize(self, point: Tensor) -> Linearization:
         return Linearization(self.objective, self.row, self.flat, point, single=self.settings.single)
@@ -269,6 +274,7 @@ class _Problem:
             made = LowRank(self.at, rank=settings.rank, seed=self.objective.seeds[self.row])
         self.objective.count(self.row, made.evaluations)
         self._scale = made.scale
+        self._finite &= bool(made.scale.isfinite().all())
         return made
 
     def _project(self, point: Tensor) -> Tensor:
@@ -290,6 +296,7 @@ class _Problem:
             return
         self.alive = False
         self.preconditioner = None  # its memory
+        self.at.release()
         remarks = [why] if why else []
         if self.singular:
             remarks.append(

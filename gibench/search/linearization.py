@@ -117,6 +117,10 @@ class Linearization:
             products: Tensor = vmap(lambda d: pull(jvp(self._prior_rows, (self.point,), (d,))[1])[0])(directions)
         return products
 
+    def release(self) -> None:
+        """Let go of the graphs of products; another product makes them anew."""
+        self._graph = None
+
     def simulated(self) -> Update:
         """The update at the point, name -> (1, *shape)."""
         with torch.no_grad():

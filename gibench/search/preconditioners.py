@@ -15,8 +15,8 @@ from gibench.seeding import normal_rows
 
 AT_ONCE = 256
 """Columns of J that are differentiated at once, at most."""
-HELD = 2**28
-"""Numbers of J that are held at once: a GiB in float32. More rows are taken in several passes."""
+HELD = 2**27
+"""Numbers of J that are held at once: half a GiB in float32. More rows are taken in several passes."""
 CHANGES = 2**26
 """Numbers of updates that are differentiated at once."""
 BLOCK = 1024  # columns of a block of the normal matrix; blocks above the diagonal are copied
@@ -52,8 +52,7 @@ class Full(Preconditioner):
     """
 
     def __init__(self, at: Linearization, *, double: bool, buckets: float | None) -> None:
-        self.evaluations = at.unknowns
-        self._matrix = normal_matrix(at, double=double, buckets=buckets)
+        self._matrix, self.evaluations = normal_matrix(at, double=double, buckets=buckets)
         self.scale = at.mean_by_variable(self._matrix.diagonal().to(at.point))
 
     def inverse(self, damping: float) -> tuple[Inverse, bool]:
@@ -132,29 +131,33 @@ def _scaled(scale: Tensor) -> Inverse:
     return lambda right: right / scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
 
-def full_bytes(unknowns: int, observations: int, element: int, buckets: float | None) -> int:
-    """Peak memory of `Full`: matrix, damped copy and factor, and the columns that are held."""
+def full_bytes(unknowns: int, observations: int, buckets: float | None) -> int:
+    """Peak memory of `Full` in float64: matrix, damped copy and factor, and the columns that are held."""
     width = observations if buckets is None else min(observations, int(buckets * unknowns))
     held = min(unknowns * width, max(HELD, unknowns))
-    return element * (3 * unknowns**2 + 2 * held + 2 * min(CHANGES, AT_ONCE * observations))
+    return 8 * (3 * unknowns**2 + held + 2 * min(CHANGES, AT_ONCE * observations))
 
 
-def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> Tensor:
-    """J^T J (n, n), from columns that are computed, and hashed, a few at a time; see `Full`."""
+def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> tuple[Tensor, int]:
+    """J^T J (n, n), from columns that are computed, and hashed, a few at a time; and how many columns that took."""
     size = max(1, min(AT_ONCE, CHANGES // at.observations))
-    _, first = next(_identity(at, size))
+    _, few = next(_identity(at, size))
     most = None if buckets is None else int(buckets * at.unknowns)
-    columns = at.columns(first)
+    columns = at.columns(few)
     compress = Compression(at.simulated(), columns, rank=at.batch_size, buckets=most)
     matrix = next(iter(columns.values())).new_zeros(at.unknowns, at.unknowns, dtype=torch.float64 if double else None)
-    step = max(1, HELD // at.unknowns)
-    for start in range(0, compress.width, step):
-        parts = (compress(at.columns(directions)) for _, directions in _identity(at, size))
-        _add_gram(matrix, torch.cat([part[:, start : start + step].to(matrix) for part in parts]))
+    passes = -(-compress.width * at.unknowns // HELD)
+    width = -(-compress.width // passes)
+    for first in range(0, compress.width, width):
+        held = matrix.new_empty(at.unknowns, min(width, compress.width - first))
+        for start, directions in _identity(at, size):
+            part = compress(at.columns(directions))[:, first : first + width]
+            held[start : start + len(directions)] = part
+        _add_gram(matrix, held)
     if at.has_priors:
         for start, directions in _identity(at, AT_ONCE):
             matrix[start : start + len(directions)] += at.prior_times(directions).to(matrix)
-    return matrix
+    return matrix, len(few) + passes * at.unknowns
 
 
 def _identity(at: Linearization, size: int) -> Iterator[tuple[int, Tensor]]:

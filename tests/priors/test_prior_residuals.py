@@ -127,10 +127,10 @@ def test_forward_products_take_the_weights_for_constants(name: str) -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_rows_and_products_are_finite_where_the_value_is_least(name: str) -> None:
     build, regime, _ = FORMS[name]
-    observation = observe(regime)
+    prior, observation = build(0.3), observe(regime)
     level = torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)[:, None, None]
     for place in (level.repeat(3, 2, 1, 8, 8), batch_of(3, 2).images.double()):  # the mean color; the private images
-        rows, product = jvp(lambda x: build(0.3).residuals(x, observation), (place,), (torch.ones_like(place),))
+        rows, product = jvp(lambda x: prior.residuals(x, observation), (place,), (torch.ones_like(place),))
         assert rows.isfinite().all()
         assert product.isfinite().all()
 

@@ -30,7 +30,10 @@ CLIENTS = {
     "ats_undo": "fedsgd_lenet_ats",
     "gradinversion": "fedsgd_resnet20",
     "r_gap": "fedsgd_fcn3",
-}  # of attacks on one defense
+    "second_order": "fedsgd_lenet_default",
+    "second_order_continuation": "fedsgd_lenet_relu",
+    "second_order_pca": "fedsgd_lenet_images",
+}  # of attacks on one defense, or kind of victim
 SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("broken_defenses", "full"),
     ("bayes_optimal", "full"),
@@ -138,8 +141,15 @@ def test_long_suites_resolve(gibench: Command, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", shipped("attacks"))
-def test_attacks(gibench: Command, tmp_path: Path, name: str) -> None:
+LONG = {"second_order_continuation", "second_order_pca"}  # five searches; components of all of CIFAR-10
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in shipped("attacks")]
+)
+def test_attacks(gibench: Command, tmp_path: Path, name: str, request: pytest.FixtureRequest) -> None:
+    if "CIFAR10" in str(load(CONFIGS / "attacks" / f"{name}.yaml")):
+        request.getfixturevalue("cifar10_root")
     tree = {
         "data": photographs(),
         "client": part("clients", CLIENTS.get(name, "fedsgd_mlp")),
