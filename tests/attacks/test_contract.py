@@ -156,7 +156,9 @@ def test_attacking_together_is_attacking_alone(name: str) -> None:
         alone = attack(observation.select([row]))
         torch.testing.assert_close(alone.images[0], together.images[row], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(alone.objective[0], together.objective[row], rtol=1e-6, atol=1e-8)
-        assert alone.gradient_evaluations[0] == together.gradient_evaluations[row]
+        counts = alone.gradient_evaluations[0], together.gradient_evaluations[row]
+        slack = 4 if name.startswith("second order") else 0  # rounding may decide when an inner solution is good enough
+        assert abs(int(counts[0] - counts[1])) <= slack
 
 
 @pytest.mark.parametrize("name", ATTACKS)
