@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gibench.attacks.back_end_trial import seconds_per_row
 from gibench.attacks.base import Attack
 from gibench.attacks.posterior import Posterior, Row, check_coupled, warn_of_kinks, white_box
 from gibench.engine import Backend, Engine, Prepared
 from gibench.engine.backends import precise
-from gibench.engine.graph import fastest
 from gibench.engine.memory import is_out_of_memory
 from gibench.errors import ConfigurationError
 from gibench.labels import LabelSource
@@ -25,9 +25,6 @@ from gibench.progress import unwatched
 from gibench.search import Ball, Objective, Pixels, Representation, Search
 from gibench.search.evaluation import Variables, unknowns
 from gibench.types import Observation, Reconstruction
-
-FEW_ROWS, MANY_ROWS = 16, 64  # with which back ends are timed: many where few take little
-LITTLE = 0.2  # seconds
 
 
 class Found(NamedTuple):
@@ -207,7 +204,7 @@ class GradientMatching(Attack):
             state_bytes=self.search.bytes_per_row(size * (numbers + observation.num_classes), entries, element)
             + element * posterior.prior_numbers
             + (self.ball.samples - 1 if self.ball else 0) * posterior.observation.bytes_per_update,
-            trial=partial(self._trial, observation),
+            trial=partial(seconds_per_row, self, observation),
         )
 
     def rows_at_once(self, observation: Observation, prepared: Prepared) -> int:
@@ -283,23 +280,3 @@ class GradientMatching(Attack):
         labels = labels if self.labels else labels.argmax(2)
         evaluations = objective.evaluations * samples
         return Found(images, labels, objective.match, evaluations, objective.refused, objective.remarks)
-
-    def _trial(self, observation: Observation, backend: Backend) -> float:
-        """Seconds of one row's evaluation, after a first one: of a few rows, and of many where that costs little."""
-        each = self._timed(observation, backend, FEW_ROWS)
-        return self._timed(observation, backend, MANY_ROWS) if each * FEW_ROWS < LITTLE else each
-
-    def _timed(self, observation: Observation, backend: Backend, count: int) -> float:
-        rows = self.posterior(observation).rows
-        each = self.posterior(observation).observation.bytes_per_update
-        budget = self.engine.budget(next(iter(observation.update.values())).device)
-        count = min(max(count, self.restarts), max(1, int(budget // each)))
-        count = count - count % self.restarts or count  # whole updates, since restarts may share what is observed
-        try:
-            objective, start = self.problem(observation, rows[:count], backend)
-            with torch.enable_grad():
-                return fastest(objective, start, warm_up=1, calls=2) / len(rows[:count])
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        return self._timed(observation, backend, count // 2) if count > self.restarts else math.inf

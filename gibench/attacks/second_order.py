@@ -28,9 +28,9 @@ def second_order(
     .. math:: \min_x \; \tfrac12 \lVert g(x) - g \rVert^2 / \sigma^2 + \alpha \, TV(x)
 
     First-order attacks stop far from a minimum of this wherever its curvature spreads over many decades, as a victim's
-    Jacobian makes it; this one converges to a zero of the residual in about ten steps where there is one to be found,
-    and its error under noise is that of the Cramer-Rao bound (docs/second_order.md). Each step costs a forward
-    derivative per pixel, now and then, and some tens of products with the Jacobian.
+    Jacobian makes it; damped Gauss-Newton steps converge to a zero of the residual where the update determines the
+    images and they have come near it. Each step costs a forward derivative per pixel, now and then, and some tens of
+    products with the Jacobian; docs/second_order.md says what was measured.
 
     It needs a victim that is smooth. Where the update has fewer coordinates than there are pixels, or many directions
     without a trace, it needs a prior.

@@ -141,9 +141,8 @@ def full_bytes(unknowns: int, observations: int, buckets: float | None) -> int:
 def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> tuple[Tensor, int]:
     """J^T J (n, n), from columns that are computed, and hashed, a few at a time; and how many columns that took."""
     size = max(1, min(AT_ONCE, CHANGES // at.observations))
-    _, few = next(_identity(at, size))
     most = None if buckets is None else int(buckets * at.unknowns)
-    columns = at.columns(few)
+    columns = at.columns(next(_identity(at, size))[1])  # the first few, which show what can be compressed
     compress = Compression(at.simulated(), columns, rank=at.batch_size, buckets=most)
     matrix = next(iter(columns.values())).new_zeros(at.unknowns, at.unknowns, dtype=torch.float64 if double else None)
     passes = -(-compress.width * at.unknowns // HELD)
@@ -151,13 +150,14 @@ def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> 
     for first in range(0, compress.width, width):
         held = matrix.new_empty(at.unknowns, min(width, compress.width - first))
         for start, directions in _identity(at, size):
-            part = compress(at.columns(directions))[:, first : first + width]
-            held[start : start + len(directions)] = part
+            part = compress(at.columns(directions) if start else columns)
+            held[start : start + len(directions)] = part[:, first : first + width]
         _add_gram(matrix, held)
     if at.has_priors:
         for start, directions in _identity(at, AT_ONCE):
             matrix[start : start + len(directions)] += at.prior_times(directions).to(matrix)
-    return matrix, len(few) + passes * at.unknowns
+    few = min(size, at.unknowns)
+    return matrix, few + passes * (at.unknowns - few)
 
 
 def _identity(at: Linearization, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -18,7 +18,8 @@ from gibench.likelihoods import Cosine, Gaussian, Likelihood, Masked, Without
 from gibench.metrics import psnr
 from gibench.priors import GaussianPixels, GroupConsistency, L2Norm, Prior, TotalVariation
 from gibench.progress import Step, watching
-from gibench.search import Ball, LevenbergMarquardt, Objective, Pixels, levenberg_marquardt
+from gibench.search import Ball, LevenbergMarquardt, Objective, Pixels
+from gibench.search.conjugate_gradients import conjugate_gradients
 from gibench.search.evaluation import Variables
 from gibench.search.flat import Flat
 from gibench.search.linearization import Linearization
@@ -81,7 +82,7 @@ def test_every_image_is_found_to_the_last_digits_without_a_prior() -> None:
 
 def test_a_row_takes_the_steps_of_a_dense_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an inner solution to the last digits."""
-    monkeypatch.setattr(levenberg_marquardt, "FORCING", 1e-12)
+    monkeypatch.setattr("gibench.search.damped_problem.FORCING", 1e-12)
     _, observation = observed(2, victim=lenet(image_shape=(3, 4, 4)))
     attack = matching(LevenbergMarquardt(steps=5, tolerance=0.0, single=False, buckets=None, refresh=1))
     objective, start = problem(attack, observation)
@@ -171,14 +172,14 @@ def test_a_hashed_jacobian_and_one_of_low_rank_need_few_products() -> None:
         system = matrix + damping * torch.diag(made.scale)
         inverse, _ = made.inverse(damping)
         right = torch.ones_like(at.point)
-        solution = levenberg_marquardt.conjugate_gradients(
+        solution = conjugate_gradients(
             lambda d, system=system: system @ d, right, inverse, tolerance=1e-8, iterations=500
         )
         assert solution.converged
         torch.testing.assert_close(solution.x, torch.linalg.solve(system, right), rtol=1e-4, atol=1e-4)
         counts[name] = solution.iterations
     system = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=torch.float64)
-    alone = levenberg_marquardt.conjugate_gradients(
+    alone = conjugate_gradients(
         lambda d: system @ d, torch.ones_like(at.point), lambda d: d, tolerance=1e-8, iterations=2000
     )
     assert counts["full"] <= 2
@@ -213,7 +214,7 @@ def test_a_client_of_several_steps_is_served_in_the_type_of_the_run() -> None:
 def test_products_are_counted() -> None:
     _, observation = observed(1)
     found = matching(LevenbergMarquardt(steps=1, buckets=None))(observation)
-    start, columns, products, target = 1, 2 * 192, 2 + 2, 1  # 192 columns at once, after as many to see their form
+    start, columns, products, target = 1, 192, 2 + 2, 1
     assert int(found.gradient_evaluations) == start + columns + products + target
 
 
