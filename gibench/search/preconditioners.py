@@ -145,8 +145,8 @@ def normal_matrix(at: Linearization, *, double: bool, buckets: float | None) -> 
     columns = at.columns(next(_identity(at, size))[1])  # the first few, which show what can be compressed
     compress = Compression(at.simulated(), columns, rank=at.batch_size, buckets=most)
     matrix = next(iter(columns.values())).new_zeros(at.unknowns, at.unknowns, dtype=torch.float64 if double else None)
-    passes = -(-compress.width * at.unknowns // HELD)
-    width = -(-compress.width // passes)
+    passes = max(1, -(-compress.width * at.unknowns // HELD))
+    width = max(1, -(-compress.width // passes))  # a likelihood that says nothing has no rows
     for first in range(0, compress.width, width):
         held = matrix.new_empty(at.unknowns, min(width, compress.width - first))
         for start, directions in _identity(at, size):

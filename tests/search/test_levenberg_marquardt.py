@@ -15,6 +15,7 @@ from gibench.clients import FedAvg, FedSGD
 from gibench.errors import ConfigurationError, RefusalError
 from gibench.labels import Given
 from gibench.likelihoods import Cosine, Gaussian, Likelihood, Masked, Without
+from gibench.likelihoods import Flat as NoInformation
 from gibench.metrics import psnr
 from gibench.priors import GaussianPixels, GroupConsistency, L2Norm, Prior, TotalVariation
 from gibench.progress import Step, watching
@@ -224,6 +225,12 @@ def test_total_variation_fills_what_the_update_leaves_open() -> None:
     priors = (TotalVariation(weight=1e-4, smoothing=1e-2),)
     without, with_prior = (matching(priors=each)(observation) for each in ((), priors))
     assert quality(with_prior.images, batch).mean() > quality(without.images, batch).mean()
+
+
+def test_a_prior_alone_is_searched_to_its_mode() -> None:
+    _, observation = observed(1)
+    found = matching(likelihood=NoInformation(), priors=(GaussianPixels(mean=0.25),))(observation)
+    assert torch.allclose(found.images, torch.tensor(0.25, dtype=torch.float64), atol=1e-6)
 
 
 def test_fewer_coordinates_than_unknowns_are_refused_and_the_null_space_is_named() -> None:
