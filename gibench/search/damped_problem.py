@@ -24,6 +24,7 @@ TIRED = 60  # products after which the preconditioner is made anew
 TURNS = 6  # solutions of a step that leaves the box
 EDGE = 1e-12  # in the units of the variable
 SETTLED = 1.0  # damping
+SHORTEST = 2.0**-8  # part of an anchored step
 FLAT = 1e-5  # promised gain, relative to the value, below which a row is finished
 
 
@@ -37,12 +38,14 @@ class DampedProblem:
         self.point, self.gradient = point, torch.zeros_like(point)
         self.value = self.steepest = math.inf
         self.damping, self.growth = settings.damping, REJECTED
+        self.start, self.length = point, 1.0
         self.at = self._linearize(point)
         self.preconditioner: Preconditioner | None = None
         self.age = self.products = 0
         self._solved = self._finite = True
         self._rounded = settings.normal == "full" and settings.single
-        self.target, self.predicted, self._scale = point, 0.0, point
+        self.target, self.predicted, self._scale = point, 0.0, torch.zeros_like(point)
+        self._step = self._change = self._scale
         self.proposals = self.singular = 0
         self.alive = True
 
@@ -62,27 +65,36 @@ class DampedProblem:
     def propose(self) -> None:
         """Find the target of the next step, (n,), and what the model promises there; end where there is none."""
         at, settings = self.at, self.settings
+        if self.length < 1:
+            self._promise()
+            return
         stale = self.age > 0 and (self.age >= settings.refresh or self.products > TIRED)
         if self.preconditioner is None or stale:
             self.preconditioner = self._precondition()
             self.age = 0
         everywhere = torch.ones_like(self.point, dtype=torch.bool)
         inverse, singular = self.preconditioner.inverse(self.damping)
-        step = self._solve(-self.gradient, everywhere, inverse)
+        step = self._solve(-self._slope(), everywhere, inverse)
         if self._rounded and (singular or (self.age == 0 and self.products > FRESH)):
             self._rounded = False  # float32 has lost the small end of the spectrum
             self.preconditioner, self.age = self._precondition(), 0
             inverse, singular = self.preconditioner.inverse(self.damping)
-            step = self._solve(-self.gradient, everywhere, inverse)
-        step = self._inside(step, inverse)
+            step = self._solve(-self._slope(), everywhere, inverse)
+        self._step = self._inside(step, inverse)
         self.proposals += 1
         self.singular += singular
-        change = at.push(step)
+        self._change = at.push(self._step)
         self.objective.count(self.row, 2)  # and the graphs of this point's products
-        self.target = self.point + step
-        self.predicted = -float(self.gradient @ step + change.square().sum() / 2)
+        self._promise()
         if not (self._finite and math.isfinite(self.predicted)):
             self.end(f"a product with the Jacobian was not finite after {self.proposals} steps")
+
+    def _promise(self) -> None:
+        """Set the target, and what the model says is gained there."""
+        step, change = self.length * self._step, self.length * self._change
+        self.target = self.point + step
+        self.predicted = self._pull(self.point) - self._pull(self.target)
+        self.predicted -= float(self.gradient @ step + change.square().sum() / 2)
 
     def _inside(self, step: Tensor, inverse: Inverse) -> Tensor:
         """The step in the box: what would leave it is put on its edge, and the others are solved for anew.
@@ -100,7 +112,7 @@ class DampedProblem:
             fixed = torch.where(held, cut, 0.0)
             free = ~held
             self.objective.count(self.row, 2)
-            right = -(self.gradient + self.at.times(fixed)) * free
+            right = -(self._slope() + self.at.times(fixed)) * free
             step = torch.where(held, fixed, self._solve(right, free, inverse))
         return self._project(self.point + step) - self.point
 
@@ -121,25 +133,52 @@ class DampedProblem:
 
     def judge(self, value: float, gradient: Tensor) -> None:
         """Take the step or not, by what it really gained."""
+        settings = self.settings
         moved = float((self.target - self.point).abs().max())
-        taken = math.isfinite(value) and value < self.value and bool(gradient.isfinite().all())
-        flat = taken and self.predicted < FLAT * self.value
-        undamped = self.damping <= SETTLED  # a step that damping has shortened says nothing of the optimum
+        gained = self.value - value + self._pull(self.point) - self._pull(self.target)
+        taken = gained > 0 and bool(gradient.isfinite().all())
+        flat = taken and self.predicted < FLAT * (self.value + self._pull(self.point))
+        whole = self.damping <= SETTLED and self.length == 1  # a shortened step says nothing of the optimum
+        settled = whole and self._solved and (flat or moved <= settings.tolerance)
+        done = settled and (settings.anchor is None or self.damping <= settings.anchor)
         if taken:
-            gain = (self.value - value) / self.predicted if self.predicted > 0 else 0.0
-            self.damping *= LOWER if gain > GOOD else RAISE if gain < POOR else 1.0
-            self.growth = REJECTED
+            self._redamp(gained / self.predicted if self.predicted > 0 else 0.0)
             self.point, self.value, self.gradient = self.target, value, gradient
             self.at = self._linearize(self.point)
             self.age += 1
+        elif settings.anchor is not None:
+            self.length /= 1 if settled else 2
         else:
             self.damping *= self.growth
             self.growth *= 2
-        below = self.settings.target is not None and self.value < self.settings.target
-        if below or (undamped and self._solved and (flat or moved <= self.settings.tolerance)):
+        if settled and settings.anchor is not None:
+            self.damping = max(LOWER * self.damping, settings.anchor)
+        below = settings.target is not None and self.value < settings.target
+        if below or done:
             self.end()
-        elif self.damping > LARGEST:
+        elif self.damping > LARGEST or self.length < SHORTEST:
             self.end("no step lowers the objective")
+
+    def _redamp(self, gain: float) -> None:
+        """Choose the damping after a step that was taken, by its gain ratio."""
+        anchor = self.settings.anchor
+        if gain > GOOD and (anchor is None or self.length == 1):
+            self.damping = max(LOWER * self.damping, anchor or 0.0)
+        elif gain < POOR and anchor is None:
+            self.damping *= RAISE
+        self.growth, self.length = REJECTED, 1.0
+
+    def _pull(self, point: Tensor) -> float:
+        """What an anchor adds to the value at a point."""
+        if self.settings.anchor is None:
+            return 0.0
+        return self.damping / 2 * float(self._scale @ (point - self.start).square())
+
+    def _slope(self) -> Tensor:
+        """The derivative of value and pull."""
+        if self.settings.anchor is None:
+            return self.gradient
+        return self.gradient + self.damping * self._scale * (self.point - self.start)
 
     def _linearize(self, point: Tensor) -> Linearization:
         return Linearization(self.objective, self.row, self.flat, point, single=self.settings.single)

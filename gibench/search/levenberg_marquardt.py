@@ -35,6 +35,16 @@ class LevenbergMarquardt(Search):
     point, or of low rank: it decides the speed, not the answer. Each row has its own lambda and its own course. Values
     are computed for all rows together; the linear algebra of one row fills a processor, and goes row by row.
 
+    With an `anchor`, lambda pulls to the start v0 instead of to the last point (iteratively regularized Gauss-Newton,
+    Bakushinskii 1992):
+
+    .. math:: (J^T J + \lambda D) d = -J^T r - \lambda D (v - v_0)
+
+    A step that does not lower F + lambda |v - v0|_D^2 / 2 is halved, and lambda falls, down to `anchor`, after whole
+    steps with rho > 0.75. It is for problems where directions leave no trace or nearly none: there the early steps of
+    the plain method, far from the linear, leave what no later step takes back; anchored, these directions return to
+    the start.
+
     In a box, what a step would carry out of it is put on its edge and the rest is solved for anew, up to six times.
 
     A row is finished when its step is below `tolerance` or promises less than 1e-5 of its value, when its value is
@@ -54,6 +64,7 @@ class LevenbergMarquardt(Search):
         inner: products of a step, at most.
         tolerance: in the units of the variable.
         target: of F; None goes on.
+        anchor: the least lambda, where it pulls to the start; 1e-8 for pixels. None pulls to the last point.
     """
 
     least_squares = True
@@ -72,6 +83,7 @@ class LevenbergMarquardt(Search):
         inner: int = 200,
         tolerance: float = 1e-4,
         target: float | None = None,
+        anchor: float | None = None,
     ) -> None:
         super().__init__()
         if min(steps, rank, refresh, inner) < 1 or not damping > 0 or not tolerance >= 0:
@@ -83,6 +95,8 @@ class LevenbergMarquardt(Search):
             raise ConfigurationError(f"normal is {normal!r}; choose one of {', '.join(get_args(Normal))}.")
         if buckets is not None and not buckets > 1:
             raise ConfigurationError(f"buckets is {buckets}; hash to more than 1 for each unknown, or set it to null.")
+        if anchor is not None and not 0 < anchor <= damping:
+            raise ConfigurationError(f"anchor is {anchor}; choose one above 0 and at most the damping, {damping}.")
         self.steps = steps
         self.damping = damping
         self.normal = normal
@@ -93,6 +107,7 @@ class LevenbergMarquardt(Search):
         self.inner = inner
         self.tolerance = tolerance
         self.target = target
+        self.anchor = anchor
 
     def work(self, unknowns: int) -> int:
         """See `Search`."""
