@@ -233,6 +233,27 @@ def test_a_prior_alone_is_searched_to_its_mode() -> None:
     assert torch.allclose(found.images, torch.tensor(0.25, dtype=torch.float64), atol=1e-6)
 
 
+def test_an_anchor_balances_the_residual_with_the_distance_from_the_start() -> None:
+    _, observation = observed(1)
+    attack = second_order(search=LevenbergMarquardt(anchor=1e-4), start="near_gray")
+    objective, start = problem(attack, observation)
+    flat, points = Flat(start, torch.float64), []
+    with watching(lambda step: points.append(step.images().flatten())):
+        attack(observation)
+    first, last = flat.flatten(start)[0], points[-1]
+    _, slope = objective(flat.unflatten(last[None]), None)
+    pulled = last - first
+    assert torch.cosine_similarity(flat.flatten(slope)[0], -pulled, dim=0) > 0.999
+    assert pulled.norm() > 1
+
+
+def test_an_anchor_that_is_let_go_of_leaves_a_determined_image_exact() -> None:
+    batch, observation = observed(2)
+    found = second_order(search=LevenbergMarquardt(anchor=1e-12))(observation)
+    assert (quality(found.images, batch) > 60).all()
+    assert found.remarks is None
+
+
 def test_fewer_coordinates_than_unknowns_are_refused_and_the_null_space_is_named() -> None:
     _, observation = observed(2)
     few = Without(
@@ -341,6 +362,7 @@ def test_a_start_that_is_not_finite_is_reported(monkeypatch: pytest.MonkeyPatch)
     [
         (lambda: LevenbergMarquardt(steps=0), "steps, rank, refresh and inner >= 1"),
         (lambda: LevenbergMarquardt(damping=0.0), "damping > 0"),
+        (lambda: LevenbergMarquardt(anchor=1.0), "at most the damping"),
         (lambda: LevenbergMarquardt(buckets=1.0), "more than 1 for each unknown"),
         (lambda: LevenbergMarquardt(normal="diagonal"), "choose one of full, low_rank"),  # type: ignore[arg-type]
         (lambda: second_order(steps=3, search=LevenbergMarquardt()), "steps are those of the search"),
