@@ -114,7 +114,7 @@ def _parser() -> _Parser:
     fit = commands.add_parser(
         "fit",
         parents=[common],
-        help="train a victim and keep its checkpoints",
+        help="train a victim or an inverter, and keep its weights",
         epilog="Other options change the configuration: --steps 1000, --checkpoints [0,100,1000], --batch_size 128, "
         "--victim gibench.victims.mlp, --data gibench.data.Photographs, --out DIR (default runs/CONFIG). "
         "Attack a checkpoint with the victim gibench.victims.load_weights (see the README).",

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
@@ -20,8 +19,8 @@ from gibench.runs.plan import parse, plan
 from gibench.runs.processes import Processes
 from gibench.runs.run import Run
 from gibench.runs.spaces import read_budget
-from gibench.runs.suite import Cell, attack_name, cells, diagnosed, left_out, series, victims
-from gibench.runs.training import parse_training, parse_victims, train, train_victims
+from gibench.runs.suite import Cell, attack_name, cells, diagnosed, left_out, series, trainings
+from gibench.runs.training import Training, parse_training, parse_trainings, train_first
 from gibench.runs.tuning import Tuning
 
 CONSOLE = Console(highlight=False)
@@ -50,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
         resolved = {f"{cell.scenario} x {cell.attack}": parse(cell, options.overrides).as_dict() for cell in found}
         CONSOLE.print(yaml.safe_dump(resolved, sort_keys=False), soft_wrap=True, end="", markup=False)
         return 0
-    trainings = parse_victims(victims(tree, name=name, size=options.size))
+    first = parse_trainings(trainings(tree, name=name, size=options.size))
     out = options.out or Path("runs") / (f"{name}-{options.size}" if "sizes" in tree else name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on workers and on its own internals
         processes = Processes(accelerator=options.accelerator, devices=options.devices, nodes=options.nodes)
-        _train_first(trainings, found, options.overrides, processes)
+        _train_first(first, found, options.overrides, processes)
         Run(
             name=name,
             size=options.size,
@@ -92,14 +91,16 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Train a victim."""
+    """Train a victim, or what else the configuration names."""
     path = find(options.config)
     training = parse_training(load(path), options.overrides, out=Path("runs") / path.stem)
     if options.print_config:
-        CONSOLE.print(yaml.safe_dump(training.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False)
+        CONSOLE.print(
+            yaml.safe_dump(training.arguments.as_dict(), sort_keys=False), soft_wrap=True, end="", markup=False
+        )
         return 0
-    for checkpoint in train(training):
-        CONSOLE.print(checkpoint, soft_wrap=True)
+    for file in training():
+        CONSOLE.print(file, soft_wrap=True)
     return 0
 
 
@@ -110,12 +111,12 @@ def tune(options: argparse.Namespace) -> int:
     name = str(tree.get("name", path.stem))
     found = cells(tree, name=name, size=options.size)
     budget = read_budget(tree, name=name, size=options.size)
-    trainings = parse_victims(victims(tree, name=name, size=options.size))
+    first = parse_trainings(trainings(tree, name=name, size=options.size))
     out = options.out or Path("runs") / f"tune-{name}-{options.size}"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         processes = Processes(accelerator=options.accelerator, devices=1, nodes=1)
-        _train_first(trainings, found, (), processes)
+        _train_first(first, found, (), processes)
         Tuning(
             name=name,
             size=options.size,
@@ -144,13 +145,13 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _train_first(
-    trainings: Mapping[str, Namespace], found: Sequence[Cell], overrides: Sequence[str], processes: Processes
+    first: Mapping[str, Training], found: Sequence[Cell], overrides: Sequence[str], processes: Processes
 ) -> None:
-    """Train the victims of a suite, once every cell has been read: a mistake shows before anything is trained."""
-    if trainings:
+    """Do the trainings of a suite, once every cell has been read: a mistake shows before anything is trained."""
+    if first:
         for cell in found:
             parse(cell, overrides)
-        train_victims(trainings, processes, CONSOLE)
+        train_first(first, processes, CONSOLE)
 
 
 def _replaces_attack(overrides: list[str]) -> bool:

@@ -4,8 +4,9 @@ A suite names scenarios (data and client) and attacks, and lists in `cells` whic
 settings of its attacks.
 
 A scenario may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-VARIABLEVALUE, with
-`${VARIABLE}` replaced in it; cells that name it apply to all of them. `victims` names trainings, as `gibench fit` reads
-them, that come before everything else. `reference` names the attack that the report pairs with each other one.
+`${VARIABLE}` replaced in it; cells that name it apply to all of them. `victims`, then `inverters`, name trainings, as
+`gibench fit` reads them, that come before everything else. `reference` names the attack that the report pairs with each
+other one.
 
 `identifiability: {updates: N}` has the first N updates of each scenario diagnosed before they are attacked.
 
@@ -30,6 +31,9 @@ METRICS = {
 }
 """What `metrics` may leave out, and what the manifest calls it: both LPIPS, SSIM, whose image a
 reconstruction would be taken for, the nearest image of the prior split (of the floors), and the pictures on disk."""
+
+TRAINED = {"victims": "victim", "inverters": "inverter"}
+"""What a suite may have trained first, in this order, and what one entry is called."""
 
 
 class Cell(dict[str, Any]):
@@ -58,7 +62,7 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
         require(tree, name, needed=set(PARTS), allowed={"name"})
         parts = {key: tree[key] for key in PARTS}
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
-    optional = {"name", "sizes", "description", "victims", "reference", "tune", "tuned", "metrics", "identifiability"}
+    optional = {"name", "sizes", "description", *TRAINED, "reference", "tune", "tuned", "metrics", "identifiability"}
     left_out(tree, name=name)
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
     values = _values(tree, name=name, size=size)
@@ -120,18 +124,19 @@ def left_out(tree: Tree, *, name: str) -> frozenset[str]:
     return frozenset(key for key, value in wanted.items() if not value)
 
 
-def victims(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
-    """Return the trainings that come first: victim -> the configuration of its training, as `gibench fit` reads it.
+def trainings(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
+    """Return the trainings that come first, in order: "victims/NAME" or "inverters/NAME" -> what `gibench fit` reads.
 
     Raises:
         ConfigurationError: as `cells`.
     """
-    if "victims" not in tree:
-        return {}
-    trainings = substitute(tree["victims"], _values(tree, name=name, size=size))
-    if not isinstance(trainings, dict):
-        raise ConfigurationError(f"{name}: victims must map names to trainings; see configs/victims for their form.")
-    return {victim: _named(trainings, victim, "victim") for victim in trainings}
+    found: dict[str, Tree] = {}
+    for room, kind in TRAINED.items():
+        entries = substitute(tree.get(room, {}), _values(tree, name=name, size=size)) if room in tree else {}
+        if not isinstance(entries, dict):
+            raise ConfigurationError(f"{name}: {room} must map names to trainings; see configs/{room} for their form.")
+        found |= {f"{room}/{entry}": _named(entries, entry, kind) for entry in entries}
+    return found
 
 
 def diagnosed(tree: Tree, *, name: str, size: str) -> int:

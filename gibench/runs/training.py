@@ -1,8 +1,10 @@
-"""Trainings of victims: `gibench fit`, and what a suite names under `victims` and `gibench run` does first."""
+"""Trainings: `gibench fit`, and what a suite names under `victims` or `inverters` and `gibench run` does first."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
@@ -13,62 +15,82 @@ from gibench.runs.plan import instantiate
 from gibench.runs.processes import Processes
 from gibench.victims.training import fit_victim
 
-FOLDER = Path("runs") / "victims"
+
+class Training(NamedTuple):
+    """A training that was checked: the function that does it, and its arguments.
+
+    The function returns the files that it wrote, or found there.
+    """
+
+    fit: Callable[..., list[Path]]
+    parser: ArgumentParser
+    arguments: Namespace
+
+    def __call__(self) -> list[Path]:
+        """Do it, and return its files."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            return self.fit(**instantiate(self.parser, self.arguments))
 
 
-def parse_training(tree: Tree, overrides: Sequence[str] = (), *, out: Path) -> Namespace:
+def parse_training(tree: Tree, overrides: Sequence[str] = (), *, out: Path) -> Training:
     """Check the configuration of a training, with command-line options laid over it.
 
     Args:
-        tree: the arguments of `fit_victim`.
+        tree: `class_path`, a function such as inverters.fit_inverter, and its arguments as `init_args`; or the
+            arguments of `fit_victim` alone.
         overrides: options such as --steps 300.
         out: the folder for the weights, unless the configuration names one.
 
     Raises:
         ConfigurationError: one line that names the key.
     """
+    fit, arguments = _function(tree)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(fit)
     try:
-        checked = _parser().parse_object({"out": str(out), **tree})
-        checked = _parser().parse_args(list(overrides), namespace=checked)
+        checked = parser.parse_object({"out": str(out), **arguments})
+        checked = parser.parse_args(list(overrides), namespace=checked)
     except ArgumentError as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
-    return checked
+    return Training(fit, parser, checked)
 
 
-def train(training: Namespace) -> list[Path]:
-    """Do a training that `parse_training` has checked, and return its checkpoints."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        return fit_victim(**instantiate(_parser(), training))
-
-
-def parse_victims(victims: Mapping[str, Tree]) -> dict[str, Namespace]:
-    """Check the trainings of a suite: name -> training, which goes into `runs/victims/NAME`.
+def parse_trainings(trees: Mapping[str, Tree]) -> dict[str, Training]:
+    """Check the trainings of a suite: "victims/NAME" or "inverters/NAME" -> what goes into the folder of that name.
 
     Raises:
-        ConfigurationError: one line that names the victim and the key.
+        ConfigurationError: one line that names the training and the key.
     """
     trainings = {}
-    for name, tree in victims.items():
+    for name, tree in trees.items():
         try:
-            trainings[name] = parse_training(tree, out=FOLDER / name)
+            trainings[name] = parse_training(tree, out=Path("runs") / name)
         except ConfigurationError as error:
-            raise ConfigurationError(f"victims: {name}: {error}") from error
+            raise ConfigurationError(f"{name.replace('/', ': ')}: {error}") from error
     return trainings
 
 
-def train_victims(trainings: Mapping[str, Namespace], processes: Processes, console: Console) -> None:
-    """Train the victims of a suite that are not there yet, in the first process, while the others wait."""
+def train_first(trainings: Mapping[str, Training], processes: Processes, console: Console) -> None:
+    """Do the trainings of a suite that are not done yet, in the first process, while the others wait."""
     if processes.is_first:
         for name, training in trainings.items():
-            console.print(
-                f"victim {name}: {training.steps:,} steps, kept in {training.out}", soft_wrap=True, markup=False
-            )
-            train(training)
+            console.print(f"training {name}, kept in {training.arguments.out}", soft_wrap=True, markup=False)
+            training()
     processes.wait()
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(fit_victim)
-    return parser
+def _function(tree: Tree) -> tuple[Callable[..., list[Path]], dict[str, Any]]:
+    if "class_path" not in tree:
+        return fit_victim, tree
+    odd = tree.keys() - {"class_path", "init_args"}
+    module, _, name = str(tree["class_path"]).rpartition(".")
+    if odd or not module:
+        raise ConfigurationError(
+            f"a training has class_path, such as inverters.fit_inverter, and init_args; got {', '.join(sorted(tree))}."
+        )
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"there is no training {tree['class_path']!r}: {error}.") from error
+    return found, tree.get("init_args") or {}

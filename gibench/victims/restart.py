@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -61,7 +61,7 @@ def shift_and_mirror(images: Tensor) -> Tensor:
 def fit_from(
     state: Path,
     module: LightningModule,
-    loader: DataLoader[Any],
+    loader: DataLoader[Any] | LightningDataModule,
     *,
     epochs: int,
     callbacks: list[Callback],

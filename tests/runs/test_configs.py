@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from gibench.runs.configuration import load
-from gibench.runs.suite import cells, victims
+from gibench.runs.suite import cells, trainings
 
 Command = Callable[..., tuple[int, str, str]]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -220,7 +220,9 @@ def test_a_suite_with_victims_and_a_series_is_shortened_as_a_whole() -> None:
     }
     found = cells(shorten(tree), name="suite", size="small")
     assert [cell["client"]["path"] for cell in found] == ["step0", "step2"]
-    assert victims(shorten(tree), name="suite", size="small") == {"lenet": {"steps": 2, "checkpoints": [0, 1, 2]}}
+    assert trainings(shorten(tree), name="suite", size="small") == {
+        "victims/lenet": {"steps": 2, "checkpoints": [0, 1, 2]}
+    }
 
 
 @pytest.mark.parametrize("size", ["small", "full"])

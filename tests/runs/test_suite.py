@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gibench.errors import ConfigurationError
-from gibench.runs.suite import METRICS, cells, left_out, series, victims
+from gibench.runs.suite import METRICS, cells, left_out, series, trainings
 
 Command = Callable[..., tuple[int, str, str]]
 LENET = {"class_path": "gibench.victims.lenet", "init_args": {"seed": 0}}
@@ -87,9 +87,9 @@ def test_the_series_names_what_it_expands() -> None:
 
 
 def test_victims_take_the_values_of_the_size() -> None:
-    found = victims(TREE, name="suite", size="full")
-    assert (found["mine"]["steps"], found["mine"]["checkpoints"]) == (10, [0, 2, 10])
-    assert victims(changed("victims", to={}), name="suite", size="full") == {}
+    found = trainings(TREE, name="suite", size="full")
+    assert (found["victims/mine"]["steps"], found["victims/mine"]["checkpoints"]) == (10, [0, 2, 10])
+    assert trainings(changed("victims", to={}), name="suite", size="full") == {}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_series_is_named(tree: dict[str, Any], words: str) 
 @pytest.mark.parametrize(("entries", "words"), [(["mine"], "victims"), ({"mine": 3}, "victim 'mine'")])
 def test_victims_of_the_wrong_kind(entries: object, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        victims(changed("victims", to=entries), name="suite", size="small")
+        trainings(changed("victims", to=entries), name="suite", size="small")
 
 
 @pytest.mark.timeout(200)
@@ -131,7 +131,7 @@ def test_victims_are_trained_once_before_they_are_attacked(
     path = write(tmp_path, TREE | {"reference": "bias"})
     status, printed, errors = gibench("run", path, "--out", tmp_path / "out")
     assert status == 0, errors
-    assert "victim mine: 2 steps, kept in runs/victims/mine" in printed
+    assert "training victims/mine, kept in runs/victims/mine" in printed
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     members = {"trained-step0": 0, "trained-step2": 2}
     assert manifest["series"] == {"trained": {"variable": "step", "scenarios": members}}

@@ -185,7 +185,7 @@ def test_a_configuration_names_the_defense(tmp_path: Path) -> None:
         "checkpoints": [],
         "defense": {"class_path": "gibench.defenses.GaussianNoise", "init_args": {"sigma": 0.1}},
     }
-    parsed = parse_training(tree, out=tmp_path)
+    parsed = parse_training(tree, out=tmp_path).arguments
     assert parsed.defense.class_path == "gibench.defenses.GaussianNoise"
     assert parsed.defense.init_args.sigma == 0.1
     with pytest.raises(ConfigurationError, match="defense"):

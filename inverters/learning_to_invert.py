@@ -1,0 +1,141 @@
+"""Learning to Invert: one forward pass of a network that was trained on pairs of images and updates."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gibench.attacks import Attack
+from gibench.errors import RefusalError
+from gibench.needs import Needs
+from gibench.types import Observation, Reconstruction
+from inverters.base import Slots
+from inverters.card import Loaded, load_inverter, probe, weights_sha256
+from inverters.features import UpdateFeatures
+
+CLOSE = 1e-3
+"""Relative difference of probes below which two simulations are the same: rounding and devices stay far below."""
+
+
+class LearningToInvert(Attack):
+    """Read the images out of the update with a network of `gibench fit` (Wu, Chen, Guo, Weinberger, UAI 2023).
+
+    Under a squared error the best network is the posterior mean E[x | g] under the auxiliary images and the client's
+    exact likelihood, defense included: amortized, blurry where the update leaves images open, and never worse in
+    expectation than the mean image. It costs nothing online: the cost is that of the training.
+
+    What the file was trained for is compared with the observation before anything is computed: victim, kind of update,
+    local steps, defense where it is known, and batch size. A `SetInverter` answers every batch size up to its slots; it
+    is asked for B images, those of the highest existence, and a remark says where it would have named another number.
+
+    Args:
+        path: of the file.
+        moved: accept a victim of the same architecture with other weights than those trained for, to measure what the
+            difference costs.
+
+    Raises:
+        WeightsError: the file is missing, damaged, no safetensors, or not what its card says.
+        RefusalError: on use, it was trained for another scenario; the error names the difference.
+    """
+
+    needs = Needs(prior_data=("in_distribution", "out_of_distribution"), batch_size=("known",))
+
+    def __init__(self, *, path: str | Path, moved: bool = False) -> None:
+        super().__init__()
+        self.loaded: Loaded = load_inverter(path)
+        self.moved = moved
+        self.network = self.loaded.network
+        self.features: UpdateFeatures | None = None
+
+    def forward(self, observation: Observation) -> Reconstruction:
+        """See `Attack`."""
+        self.check(observation.threat_model)
+        if self.features is None:
+            self._check(observation)
+            self.features = self.loaded.features()
+        size = observation.known_batch_size()
+        self._check_size(size)
+        device = next(iter(observation.update.values())).device
+        features, network = self.features.to(device), self.network.to(device)
+        with torch.no_grad():
+            read = features(observation.update, dict(observation.victim.named_parameters()))
+            slots: Slots = network(read)
+        chosen, remarks = _choose(slots, size)
+        return Reconstruction(
+            images=chosen.clamp(0, 1),
+            labels=None,
+            objective=read.square().flatten(1).mean(1),  # how unlike the training pairs the update is; there it is 1
+            gradient_evaluations=torch.zeros(observation.updates, dtype=torch.int64),
+            remarks=remarks,
+        )
+
+    def _check(self, observation: Observation) -> None:
+        """Refuse a scenario that the inverter was not trained for."""
+        card, known = self.loaded.card, observation.threat_model
+        victim = observation.victim
+        shapes = {name: list(tensor.shape[1:]) for name, tensor in observation.update.items()}
+        defense = None if observation.defense is None else str(observation.defense)
+        differences = [
+            ("images of shape", tuple(card.image_shape), observation.image_shape),
+            ("updates of the kind", card.update, known.update),
+            ("the parameters", *_difference(card.shapes, shapes)),
+            ("the defense", card.defense, card.defense if known.defense == "unknown" else defense),
+        ]
+        for what, trained, found in differences:
+            if trained != found:
+                raise RefusalError(
+                    f"{self._name()} was trained for {what} {trained}, this client has {found}; {_ADVICE}"
+                )
+        if self.moved:
+            return
+        if weights_sha256(victim) not in card.victims:  # type: ignore[arg-type]
+            raise RefusalError(
+                f"{self._name()} was trained for other weights of the victim {card.architecture}; {_ADVICE} To measure "
+                "what the difference costs, set moved: true."
+            )
+        like = next(victim.parameters())
+        if known.local_steps == "known" and len(card.victims) == 1:
+            probed = probe(
+                lambda images, labels: observation.simulate(images.to(like), labels.to(like.device)),
+                image_shape=observation.image_shape,
+                batch_size=card.batch_sizes[0],
+                classes=observation.num_classes,
+            )
+            if not torch.allclose(torch.tensor(probed), torch.tensor(card.probe), rtol=CLOSE, atol=0):
+                raise RefusalError(
+                    f"{self._name()} was trained for other local steps or BatchNorm statistics of the client; {_ADVICE}"
+                )
+
+    def _check_size(self, size: int) -> None:
+        card = self.loaded.card
+        most = card.slots if card.network == "set" else None
+        if size not in card.batch_sizes and (most is None or size > most):
+            trained = ", ".join(str(each) for each in card.batch_sizes)
+            raise RefusalError(
+                f"{self._name()} was trained for batches of {trained}, this client has {size}; {_ADVICE}"
+            )
+
+    def _name(self) -> str:
+        return f"the inverter {self.loaded.path.name}"
+
+
+_ADVICE = "train one for this client with `gibench fit`."
+
+
+def _difference(trained: dict[str, list[int]], found: dict[str, list[int]]) -> tuple[str, str]:
+    """The first parameter in which two victims differ, as both have it."""
+    for name in sorted(trained.keys() | found.keys()):
+        if trained.get(name) != found.get(name):
+            return f"{name} {trained.get(name, 'absent')}", f"{name} {found.get(name, 'absent')}"
+    return "", ""
+
+
+def _choose(slots: Slots, size: int) -> tuple[Tensor, tuple[str | None, ...] | None]:
+    """The `size` slots that most likely hold an image, and where another number was likelier."""
+    if slots.existence is None:
+        return slots.images, None
+    best = slots.existence.topk(size, dim=1).indices.sort(dim=1).values
+    rows = torch.arange(len(best), device=best.device)[:, None]
+    named = (slots.existence > 0).sum(1).tolist()
+    remarks = tuple(None if count == size else f"names {count} images instead of {size}" for count in named)
+    return slots.images[rows, best], remarks if any(remarks) else None
