@@ -1,5 +1,6 @@
 """The loss that does not depend on the order of the images of an update."""
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -41,4 +42,4 @@ def _slots(found: Tensor, images: Tensor) -> Tensor:
     # |x|^2 is the same for every slot; |f|^2 - 2 x f decides.
     costs = right.square().sum(2)[:, None] - 2 * left @ right.mT
     rows = [linear_sum_assignment(row)[1] for row in costs.cpu().nan_to_num(posinf=1e30, neginf=-1e30).numpy()]
-    return torch.as_tensor(rows, device=found.device)
+    return torch.as_tensor(np.stack(rows), device=found.device)

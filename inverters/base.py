@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Slots(NamedTuple):
     """What an inverter says of U updates.
 
-    images: (U, S, C, H, W), in [0, 1] up to what a linear output exceeds.
-    existence: (U, S), the logit that a slot holds an image; None where every slot does.
+    images: (U, S, C, H, W), in [0, 1] up to what a linear output exceeds; those of B images are the first B.
+    existence: (U, S), the logit that there are more than s images, for slot s = 0, 1, ..; None where B is fixed.
     """
 
     images: Tensor

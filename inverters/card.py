@@ -164,6 +164,9 @@ def _read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (SafetensorError, ValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
         advice = "a pickle is never read; train it again" if zipfile.is_zipfile(path) else "save or fetch it again"
         raise WeightsError(f"{path} is no inverter in safetensors ({reason}); {advice}.") from error
     return card, tensors

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gibench.attacks import Attack
 from gibench.errors import RefusalError
@@ -25,8 +25,8 @@ class LearningToInvert(Attack):
     expectation than the mean image. It costs nothing online: the cost is that of the training.
 
     What the file was trained for is compared with the observation before anything is computed: victim, kind of update,
-    local steps, defense where it is known, and batch size. A `SetInverter` answers every batch size up to its slots; it
-    is asked for B images, those of the highest existence, and a remark says where it would have named another number.
+    local steps, defense where it is known, and batch size. A `SetInverter` answers every batch size up to its slots,
+    and a remark says where it would have named another number than B.
 
     Args:
         path: of the file.
@@ -46,15 +46,19 @@ class LearningToInvert(Attack):
         self.moved = moved
         self.network = self.loaded.network
         self.features: UpdateFeatures | None = None
+        self._checked: nn.Module | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
         self.check(observation.threat_model)
-        if self.features is None:
-            self._check(observation)
-            self.features = self.loaded.features()
         size = observation.known_batch_size()
         self._check_size(size)
+        self._check_kind(observation)
+        if self._checked is not observation.victim:
+            self._check_weights(observation)
+            self._checked = observation.victim
+        if self.features is None:
+            self.features = self.loaded.features()
         device = next(iter(observation.update.values())).device
         features, network = self.features.to(device), self.network.to(device)
         with torch.no_grad():
@@ -69,10 +73,9 @@ class LearningToInvert(Attack):
             remarks=remarks,
         )
 
-    def _check(self, observation: Observation) -> None:
-        """Refuse a scenario that the inverter was not trained for."""
+    def _check_kind(self, observation: Observation) -> None:
+        """Refuse other images, updates or defenses than those trained for."""
         card, known = self.loaded.card, observation.threat_model
-        victim = observation.victim
         shapes = {name: list(tensor.shape[1:]) for name, tensor in observation.update.items()}
         defense = None if observation.defense is None else str(observation.defense)
         differences = [
@@ -86,8 +89,12 @@ class LearningToInvert(Attack):
                 raise RefusalError(
                     f"{self._name()} was trained for {what} {trained}, this client has {found}; {_ADVICE}"
                 )
+
+    def _check_weights(self, observation: Observation) -> None:
+        """Refuse other weights, and other local steps."""
         if self.moved:
             return
+        card, known, victim = self.loaded.card, observation.threat_model, observation.victim
         if weights_sha256(victim) not in card.victims:  # type: ignore[arg-type]
             raise RefusalError(
                 f"{self._name()} was trained for other weights of the victim {card.architecture}; {_ADVICE} To measure "
@@ -131,11 +138,9 @@ def _difference(trained: dict[str, list[int]], found: dict[str, list[int]]) -> t
 
 
 def _choose(slots: Slots, size: int) -> tuple[Tensor, tuple[str | None, ...] | None]:
-    """The `size` slots that most likely hold an image, and where another number was likelier."""
+    """The slots of `size` images, and where the network would have named another number."""
     if slots.existence is None:
         return slots.images, None
-    best = slots.existence.topk(size, dim=1).indices.sort(dim=1).values
-    rows = torch.arange(len(best), device=best.device)[:, None]
     named = (slots.existence > 0).sum(1).tolist()
     remarks = tuple(None if count == size else f"names {count} images instead of {size}" for count in named)
-    return slots.images[rows, best], remarks if any(remarks) else None
+    return slots.images[:, :size], remarks if any(remarks) else None

@@ -12,8 +12,9 @@ from inverters.base import Inverter, Slots
 class SetInverter(Inverter):
     """Tokens of an update -> attention among them -> S learned queries that attend to them -> images and existence.
 
-    Set prediction as in DETR (Carion et al., ECCV 2020) with the matching loss of Learning to Invert: each query may
-    answer any of the images, and a logit says whether it answers one at all.
+    Set prediction as in DETR (Carion et al., ECCV 2020) with the matching loss of Learning to Invert: each of the first
+    B queries may answer any of the B images. That the first are meant, not any B of them as in DETR, makes the logits
+    of existence an ordinal regression of B: exact counts are learned long before the images are told apart.
 
     Args:
         tokens, width: T and K of the features.

@@ -40,7 +40,7 @@ FILE = "inverter.safetensors"
 class InverterTraining(LightningModule):
     """Adam on the mean squared error of the best assignment; keeps the weights of the best epoch on the tune split.
 
-    Where the network says which slots hold an image, the cross-entropy of that is added.
+    Where the network says how many images there are, the cross-entropy of that is added.
 
     Args:
         network: is trained in place.
@@ -79,10 +79,12 @@ class InverterTraining(LightningModule):
 
     def _loss(self, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
         slots = self.network(pair.features)
-        errors, chosen = assigned(slots.images.float(), pair.images)
+        size = pair.images.shape[1]
+        errors, chosen = assigned(slots.images[:, :size].float(), pair.images)
         loss = errors.mean()
         if slots.existence is not None:
-            exists = torch.zeros_like(slots.existence).scatter_(1, chosen, 1.0)
+            exists = (torch.arange(slots.existence.shape[1], device=loss.device) < size).to(slots.existence)
+            exists = exists.expand_as(slots.existence)
             loss = loss + self.existence * F.binary_cross_entropy_with_logits(slots.existence, exists)
         return loss, slots.images, chosen
 
