@@ -20,12 +20,12 @@ from inverters.card import shapes_of
 
 @cache
 def _split(name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    images, labels, ids = Photographs().split(name)  # type: ignore[arg-type]
-    return avg_pool2d(images, 4), labels, ids
+    images, _, ids = Photographs().split(name)  # type: ignore[arg-type]
+    return avg_pool2d(images, 4), torch.arange(len(images)) % 10, ids
 
 
 class Shrunk:
-    """358 and 119 images (3, 8, 8) in the splits prior and tune."""
+    """358 and 119 images (3, 8, 8) in the splits prior and tune, dealt out to ten classes."""
 
     name = "shrunk"
 
