@@ -201,6 +201,7 @@ def _picture(album: Album, record: Record | None, attack: str, key: Key, success
     caption = signed(record.psnr) if record.status == "ok" else record.status
     hint = f"{attack}, {record.image_id}: {signed(record.psnr)} dB"
     hint += f" ({record.status}: {record.reason or 'not finite'})" if record.status != "ok" else ""
+    hint += f" ({record.remark})" if record.remark else ""
     uri = _uri(album.tensor(attack, key, "images")) if record.status == "ok" else None
     return Picture(uri, caption, hint, record.status == "ok" and record.psnr >= success_psnr)
 

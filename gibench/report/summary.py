@@ -1,7 +1,8 @@
 """From records to one row per (scenario, attack): means with intervals, verdict against the floors, cost."""
 
+import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ class Row:
     success: share of images with a PSNR of at least `success_psnr`. exact: share from EXACT_PSNR on. Images that failed
         are in neither, however close the floor comes to them.
     failures: images that diverged or were refused; they score as the mean-image floor and stay in each mean (rule R7).
+    remarks: how many images' searches ran into something, and into what, most frequent first; None where none did.
     oracle_gap: mean gain in dB had the best restart been chosen by the true image (rule R2), where that is recorded.
     label_accuracy: share of the true labels that the attack infers, as multisets within each update; None where it
         infers none at all, for example because they were given. An image that is left unlabeled counts as wrong.
@@ -71,6 +73,7 @@ class Row:
     success: Interval
     exact: float
     failures: int
+    remarks: str | None
     oracle_gap: float | None
     label_accuracy: Interval | None
     label_precision: Interval | None
@@ -182,6 +185,7 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float, num_cla
         success=share_interval([_reaches(record, success_psnr) for record in records], updates),
         exact=statistics.fmean(_reaches(record, EXACT_PSNR) for record in records),
         failures=sum(record.status in ("diverged", "refused") for record in records),
+        remarks=_remarks(records),
         oracle_gap=statistics.fmean(gaps) if gaps else None,
         **columns,
         floor=floor,
@@ -193,6 +197,13 @@ def _row(attack: str, attacks: dict[str, Group], *, success_psnr: float, num_cla
         gradient_evaluations=statistics.fmean(record.gradient_evaluations for record in records),
         seconds=statistics.fmean(record.seconds for record in records),
     )
+
+
+def _remarks(records: Sequence[Record]) -> str | None:
+    """Sentences with numbers of steps differ from image to image: numbers are left out."""
+    told = Counter(re.sub(r"\d[\d,]*", "..", record.remark) for record in records if record.remark)
+    most = sorted(told.items(), key=lambda found: (-found[1], found[0]))[:3]
+    return "; ".join(f"{count} of {len(records)}: {words}" for words, count in most) or None
 
 
 def _scores(images: Group) -> dict[Key, float]:

@@ -124,11 +124,12 @@ class LevenbergMarquardt(Search):
         """See `Search`.
 
         Raises:
-            RefusalError: in mixed precision; where the victim has no forward derivative.
+            RefusalError: in mixed precision; on MPS; where the victim has no forward derivative.
             ConfigurationError: a likelihood or prior has no least-squares form.
         """
         if objective.autocast is not None:
             raise RefusalError("Levenberg-Marquardt needs derivatives that are not rounded; use 32-true or 64-true.")
+        check_device(next(iter(start.values())).device)
         flat = Flat(start, torch.float64)
         value, gradient = objective(start, None)
         points, slopes = flat.flatten(start), flat.flatten(gradient)
@@ -152,6 +153,12 @@ class LevenbergMarquardt(Search):
             report(Step(step + 1, self.steps, values, lambda: _images(objective, flat, problems)))
         for problem in problems:
             problem.end(f"still moving after {self.steps} steps")
+
+
+def check_device(device: torch.device) -> None:
+    """Raise RefusalError where the device cannot hold the state."""
+    if device.type == "mps":
+        raise RefusalError("Levenberg-Marquardt keeps its state in float64, which MPS lacks; use --accelerator cpu.")
 
 
 def _images(objective: Objective, flat: Flat, problems: list[DampedProblem]) -> Tensor:

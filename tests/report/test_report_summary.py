@@ -194,8 +194,8 @@ def test_the_table_on_disk(record: MakeRecord, tmp_path: Path) -> None:
     floor, ig = csv.DictReader((tmp_path / "summary.csv").open())
     assert list(ig) == [
         "scenario", "attack", "kind", "images", "updates", "psnr", "psnr_low", "psnr_high", "psnr_median", "ssim",
-        "lpips_alex", "lpips_vgg", "mse", "success", "success_low", "success_high", "exact", "failures", "oracle_gap",
-        "label_accuracy", "label_accuracy_low", "label_accuracy_high", "label_precision", "label_precision_low",
+        "lpips_alex", "lpips_vgg", "mse", "success", "success_low", "success_high", "exact", "failures", "remarks",
+        "oracle_gap", "label_accuracy", "label_accuracy_low", "label_accuracy_high", "label_precision", "label_precision_low",
         "label_precision_high", "label_recall", "label_recall_low", "label_recall_high", "label_existence",
         "label_existence_low", "label_existence_high", "psnr_mixture", "mixtures", "psnr_class_mean", "class_means",
         "bad_pixels", "tv_ratio", "identified", "floor", "margin", "margin_low", "margin_high", "verdict", "leads",
@@ -237,3 +237,12 @@ def test_a_precision_is_as_good_as_its_worst_image(record: MakeRecord, tmp_path:
     assert (line["precision"], line["parity"]) == ("bf16-mixed", "untested")
     [row] = summarize([record(update=0, parity="outside"), record(update=1, parity="untested")])
     assert row.parity == "outside"
+
+
+def test_what_searches_ran_into_is_counted_without_its_numbers(record: MakeRecord) -> None:
+    told = ["still moving after 60 steps", "still moving after 12 steps", None, "singular in 1,203 of 4 steps"]
+    records = [record(update=update, remark=words) for update, words in enumerate(told)]
+    [row] = summarize(records)
+    assert row.remarks == "2 of 4: still moving after .. steps; 1 of 4: singular in .. of .. steps"
+    [quiet] = summarize([record(update=update) for update in range(3)])
+    assert quiet.remarks is None

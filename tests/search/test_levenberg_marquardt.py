@@ -23,6 +23,7 @@ from gibench.search import Ball, LevenbergMarquardt, Objective, Pixels
 from gibench.search.conjugate_gradients import conjugate_gradients
 from gibench.search.evaluation import Variables
 from gibench.search.flat import Flat
+from gibench.search.levenberg_marquardt import check_device
 from gibench.search.linearization import Linearization
 from gibench.search.preconditioners import Full, LowRank
 from gibench.types import Batch, Observation
@@ -227,6 +228,16 @@ def test_total_variation_fills_what_the_update_leaves_open() -> None:
     assert quality(with_prior.images, batch).mean() > quality(without.images, batch).mean()
 
 
+def test_a_prior_of_weight_zero_is_none() -> None:
+    _, observation = observed(1)
+    blind = {name: torch.zeros_like(value) for name, value in observation.update.items()}
+    priors = (TotalVariation(weight=0.0, smoothing=1e-2),)
+    attack = matching(likelihood=Masked(Gaussian()), priors=priors)
+    refused = attack(observation.model_copy(update={"update": blind})).refused
+    assert refused is not None
+    assert "null space" in (refused[0] or "")
+
+
 def test_a_prior_alone_is_searched_to_its_mode() -> None:
     _, observation = observed(1)
     found = matching(likelihood=NoInformation(), priors=(GaussianPixels(mean=0.25),))(observation)
@@ -391,6 +402,12 @@ def test_mixed_precision_is_refused() -> None:
     observation = client(batch_of(1, 1, side=6))
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(RefusalError, match="not rounded"):
         second_order()(observation)
+
+
+def test_a_device_without_float64_is_refused() -> None:
+    check_device(torch.device("cpu"))
+    with pytest.raises(RefusalError, match="use --accelerator cpu"):
+        check_device(torch.device("mps"))
 
 
 def test_float32_reaches_what_its_rounding_allows() -> None:
