@@ -3,10 +3,10 @@
 A suite names scenarios (data and client) and attacks, and lists in `cells` which meet; a cell may change single
 settings of its attacks.
 
-A scenario may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-VARIABLEVALUE, with
-`${VARIABLE}` replaced in it; cells that name it apply to all of them. `victims`, then `inverters`, name trainings, as
-`gibench fit` reads them, that come before everything else. `reference` names the attack that the report pairs with each
-other one.
+A scenario, or a training, may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value,
+NAME-VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cells that name it apply to all of them.
+`victims`, then `inverters`, name trainings, as `gibench fit` reads them, that come before everything else. `reference`
+names the attack that the report pairs with each other one.
 
 `identifiability: {updates: N}` has the first N updates of each scenario diagnosed before they are attacked.
 
@@ -67,28 +67,32 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
     values = _values(tree, name=name, size=size)
     templates = _expand(tree["scenarios"], values, name=name)
-    whole = tree
-    others = {key: value for key, value in tree.items() if key not in ("sizes", "scenarios", "tune", "tuned")}
-    tree = substitute(others, values) | {"scenarios": templates}
+    every = values.copy()
+    for members in templates.values():
+        for own, _ in members.values():
+            every |= own
+    # What no cell uses is read, too: a mistake in it shows.
+    substitute({key: value for key, value in tree.items() if key in ("reference", "attacks", "cells")}, every)
     if "reference" in tree:
-        _named(tree["attacks"], tree["reference"], "attack")
+        _named(tree["attacks"], substitute(tree["reference"], values), "attack")
     found: list[Cell] = []
     for row in tree["cells"]:
         require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
-        for member, scenario in _named(tree["scenarios"], row["scenario"], "scenario").items():
+        for member, (own, scenario) in _named(templates, substitute(row["scenario"], values), "scenario").items():
             changes = row["attacks"] if isinstance(row["attacks"], dict) else {}
             for attack in row["attacks"]:
+                attacked = merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {})
                 parts = {
-                    "data": merge(scenario["data"], row.get("data", {})),
+                    "data": merge(scenario["data"], substitute(row.get("data", {}), own)),
                     "client": copy.deepcopy(scenario["client"]),
-                    "attack": merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {}),
+                    "attack": substitute(attacked, own),
                 }
                 found.append(Cell(member, attack, parts, wrong_update=attack in row.get("wrong_update", ())))
     keys = [(cell.scenario, cell.attack) for cell in found]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise ConfigurationError(f"{name} lists {' x '.join(twice[0])} twice; give one of them another name.")
-    if file is not None and "tuned" in whole:
-        chosen = Chosen(whole, suite=file, size=size)
+    if file is not None and "tuned" in tree:
+        chosen = Chosen(tree, suite=file, size=size)
         for cell in found:
             cell["attack"] = chosen.lay(cell, scenario=cell.scenario, name=cell.attack)
     return found
@@ -132,10 +136,14 @@ def trainings(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
     """
     found: dict[str, Tree] = {}
     for room, kind in TRAINED.items():
-        entries = substitute(tree.get(room, {}), _values(tree, name=name, size=size)) if room in tree else {}
+        entries = tree.get(room, {})
         if not isinstance(entries, dict):
             raise ConfigurationError(f"{name}: {room} must map names to trainings; see configs/{room} for their form.")
-        found |= {f"{room}/{entry}": _named(entries, entry, kind) for entry in entries}
+        values = _values(tree, name=name, size=size) if entries else {}
+        for entry in entries:
+            template = _named(entries, entry, kind)
+            members = _members(entry, template, values, where=f"{name}: {room}: {entry}")
+            found |= {f"{room}/{member}": training for member, (_, training) in members.items()}
     return found
 
 
@@ -164,22 +172,27 @@ def _values(tree: Tree, *, name: str, size: str) -> Tree:
     return values
 
 
-def _expand(scenarios: Any, values: Tree, *, name: str) -> dict[str, Tree]:  # noqa: ANN401 - any YAML node
-    """Scenario -> all that it stands for, by name, with the values of the size and its own filled in."""
-    expanded: dict[str, Tree] = {}
+def _expand(scenarios: Any, values: Tree, *, name: str) -> dict[str, dict[str, tuple[Tree, Tree]]]:  # noqa: ANN401
+    """Scenario -> all that it stands for, by name: all values that hold for it, and itself with them filled in."""
+    expanded: dict[str, dict[str, tuple[Tree, Tree]]] = {}
     for scenario in scenarios if isinstance(scenarios, dict) else ():
         template, where = _named(scenarios, scenario, "scenario"), f"{name}: {scenario}"
         require(template, where, needed={"data", "client"}, allowed={"over"})
-        if "over" not in template:
-            expanded[scenario] = {scenario: substitute(template, values)}
-            continue
-        variable, points = _over(scenario, template["over"], values, where=where)
-        rest = {key: part for key, part in template.items() if key != "over"}
-        expanded[scenario] = {member: substitute(rest, {**values, variable: point}) for member, point in points.items()}
+        expanded[scenario] = _members(scenario, template, values, where=where)
     names = [member for members in expanded.values() for member in members]
     if twice := [member for member in names if names.count(member) > 1]:
         raise ConfigurationError(f"{name} has two scenarios {twice[0]!r}; give one of them another name.")
     return expanded
+
+
+def _members(name: str, template: Tree, values: Tree, *, where: str) -> dict[str, tuple[Tree, Tree]]:
+    """What a template stands for, by name: all values that hold for it, and itself with them filled in."""
+    if "over" not in template:
+        return {name: (values, substitute(template, values))}
+    variable, points = _over(name, template["over"], values, where=where)
+    rest = {key: part for key, part in template.items() if key != "over"}
+    owns = {member: {**values, variable: point} for member, point in points.items()}
+    return {member: (own, substitute(rest, own)) for member, own in owns.items()}
 
 
 def _over(scenario: str, node: Any, values: Tree, *, where: str) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - YAML

@@ -25,6 +25,9 @@ SHORT: dict[str, Any] = {
     "restarts": 1,
     "updates": 2,
     "checkpoints": [0, 1, 2],
+    "auxiliary": 40,
+    "epochs": 1,
+    "hidden": 8,
 }
 CLIENTS = {
     "ats_undo": "fedsgd_lenet_ats",
@@ -43,8 +46,16 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("noise_limit", "full"),
     ("second_order", "small"),  # Jacobians of every pixel
     ("second_order", "full"),
+    ("second_order_pairs", "small"),
+    ("second_order_pairs", "full"),
     ("second_order_deep", "small"),
     ("second_order_deep", "full"),
+    ("learned_inverters", "small"),  # trainings
+    ("learned_inverters", "full"),
+    ("moving_weights", "small"),
+    ("moving_weights", "full"),
+    ("hybrid", "small"),
+    ("hybrid", "full"),
     ("bayes_optimal", "small"),
     ("parity", "small"),
     ("broken_defenses", "small"),  # twenty scenarios, three trainings
@@ -204,9 +215,25 @@ def test_victims(gibench: Command, tmp_path: Path, name: str) -> None:
     assert any(not torch.equal(start[name], end[name]) for name in start)
 
 
+@pytest.mark.parametrize("name", shipped("inverters"))
+def test_inverters(gibench: Command, tmp_path: Path, name: str) -> None:
+    small = {
+        "mlp": '{"hidden": 8}',
+        "convolutional": '{"hidden": 8, "channels": 8}',
+        "set": '{"model": 8, "heads": 2, "encoders": 1, "decoders": 1, "hidden": 8}',
+    }
+    network = load(CONFIGS / "inverters" / f"{name}.yaml")["init_args"]["network"]
+    options = ["--settings", small[network], "--epochs", "1", "--images", "40", "--tune", "20", "--together", "5"]
+    data = ["--data", "gibench.data.Photographs"]
+    path = CONFIGS / "inverters" / f"{name}.yaml"
+    status, printed, errors = gibench("fit", path, *options, *data, "--out", str(tmp_path / "out"))
+    assert status == 0, errors
+    assert "inverter.safetensors" in printed
+
+
 def test_every_configuration_stands_in_a_room_that_is_tested() -> None:
     """`tuned` is tested with the suites."""
-    rooms = {"suites", "attacks", "clients", "data", "victims"}
+    rooms = {"suites", "attacks", "clients", "data", "inverters", "victims"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} - {"tuned"} == rooms
 
 

@@ -79,6 +79,13 @@ def test_a_variable_that_is_all_of_a_string_keeps_its_type() -> None:
     assert [(cell.scenario, cell["data"]["updates"]) for cell in found] == [("fresh-n1", 1), ("fresh-n2.5", 2.5)]
 
 
+def test_an_attack_takes_the_value_of_the_scenario_that_it_meets() -> None:
+    tree = changed("attacks", "bias", to={"class_path": "gibench.attacks.BiasAttack", "path": "after-${step}"})
+    tree["cells"] = [row for row in tree["cells"] if row["scenario"] == "trained"]
+    found = cells(tree, name="suite", size="full")
+    assert [cell["attack"]["path"] for cell in found] == ["after-0", "after-2", "after-10"]
+
+
 def test_the_series_names_what_it_expands() -> None:
     members = {"trained-step0": 0, "trained-step2": 2}
     assert series(TREE, name="suite", size="small") == {"trained": {"variable": "step", "scenarios": members}}
