@@ -3,8 +3,8 @@
 A suite names scenarios (data and client) and attacks, and lists in `cells` which meet; a cell may change single
 settings of its attacks.
 
-A scenario, or a training, may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value,
-NAME-VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cells that name it apply to all of them.
+A scenario, or a training, may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-
+VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cells that name it apply to all of them.
 `victims`, then `inverters`, name trainings, as `gibench fit` reads them, that come before everything else. `reference`
 names the attack that the report pairs with each other one.
 

@@ -197,9 +197,9 @@ def test_the_table_on_disk(record: MakeRecord, tmp_path: Path) -> None:
         "lpips_alex", "lpips_vgg", "mse", "success", "success_low", "success_high", "exact", "failures", "remarks",
         "oracle_gap", "label_accuracy", "label_accuracy_low", "label_accuracy_high", "label_precision",
         "label_precision_low", "label_precision_high", "label_recall", "label_recall_low", "label_recall_high",
-        "label_existence", "label_existence_low", "label_existence_high", "psnr_mixture", "mixtures", "psnr_class_mean", "class_means",
-        "bad_pixels", "tv_ratio", "identified", "floor", "margin", "margin_low", "margin_high", "verdict", "leads",
-        "precision", "parity", "gradient_evaluations", "seconds",
+        "label_existence", "label_existence_low", "label_existence_high", "psnr_mixture", "mixtures",
+        "psnr_class_mean", "class_means", "bad_pixels", "tv_ratio", "identified", "floor", "margin", "margin_low",
+        "margin_high", "verdict", "leads", "precision", "parity", "gradient_evaluations", "seconds",
     ]  # fmt: skip
     assert (ig["attack"], ig["kind"], ig["images"], ig["psnr"], ig["psnr_median"]) == ("ig", "attack", "3", "20", "20")
     assert ig["psnr_low"] == f"{only(rows, 'ig').psnr.low:.6g}"
