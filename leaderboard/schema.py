@@ -1,0 +1,458 @@
+"""The schema of a published result: one file for each attack on one scenario under one threat model.
+
+Numbers are numbers, unknown keys are refused, texts are short and hold no control characters, and what the parts say of
+each other is checked: `Entry` raises pydantic's ValidationError with every problem and its place.
+
+An entry is never changed once it is published. A correction is a new revision (`supersedes`), and what others confirm
+stands in a file of its own (`Verifications`) that names the entry by its SHA-256.
+"""
+
+import math
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gibench.precision import Parity
+from gibench.runs.configuration import digest
+from gibench.types import ThreatModel
+
+SCHEMA_VERSION = 1
+MOST_IMAGES = 20_000
+LEAST_IMAGES = 100
+"""A row with fewer images is shown, but has no rank (rule R8)."""
+CEILING = 100.0
+"""dB; what an exact reconstruction counts as."""
+MOST_CONFIGURATION = 5_000
+_ROUNDING = 0.02  # dB: between a PSNR and its MSE, both rounded
+
+Family = Literal["none", "handcrafted", "statistics", "density", "generative", "learned inverter", "closed form"]
+"""What the attacker believes of images before any update: nothing; smoothness and norms; the statistics of BatchNorm;
+a density fitted to other images; the range of a generator; an inverter trained on pairs; "closed form" solves for the
+images, or for labels alone, and needs no belief."""
+
+
+def _printable(text: str) -> str:
+    if any(ord(character) < 32 or 127 <= ord(character) < 160 or ord(character) in _UNSEEN for character in text):
+        raise ValueError("holds control characters; write plain text in one line")
+    if text != text.strip() or text[:1] in "=+-@":
+        raise ValueError("begins or ends with a space, or begins as a formula (= + - @); leave that out")
+    return text
+
+
+# Marks that turn the direction of writing or are not seen: with them a name can look like another one.
+_UNSEEN = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, 0xFFFE, 0xFFFF} | {
+    *range(0xD800, 0xE000)
+}
+
+
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("says no time zone; write it in UTC, such as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Accept JSON of few values, finite and not deep: it is shown, and `verify` builds the parts that it names."""
+    left, count = [(value, 1)], 0
+    while left:
+        node, depth = left.pop()
+        count += 1
+        if depth > 16 or count > MOST_CONFIGURATION:
+            raise ValueError(f"is nested more than 16 deep or holds more than {MOST_CONFIGURATION} values")
+        if isinstance(node, float) and not math.isfinite(node):
+            raise ValueError("holds NaN or infinity")
+        if isinstance(node, str) and (len(node) > 2000 or "\0" in node):
+            raise ValueError("holds a text of more than 2,000 characters, or a zero byte")
+        if isinstance(node, dict):
+            left += [(each, depth + 1) for each in [*node, *node.values()]]
+        elif isinstance(node, list):
+            left += [(each, depth + 1) for each in node]
+        elif not isinstance(node, str | float | int | bool | None):
+            raise ValueError("holds something that is not JSON")
+    return value
+
+
+def _name_of_a_picture(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.png", name):
+        raise ValueError("is no plain name of a PNG file; pictures lie beside their entry")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")]
+"""A part of a path and of an address: letters, digits, '-' and '_'."""
+Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Moment = Annotated[str, Field(max_length=40), AfterValidator(_moment)]
+Decibels = Annotated[float, Field(ge=0, le=CEILING, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/?#=&%:+-]*)?$", max_length=300)]
+Tree = Annotated[dict[str, Any], BeforeValidator(_plain)]
+Versions = Annotated[dict[Annotated[str, Field(max_length=60)], Text | None], Field(max_length=60)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Part):
+    """Which images were attacked, and how they were put into batches.
+
+    split_hashes: SHA-256 of the sorted image ids of the prior, tune and score split (rule R3). content_sha256: of the
+    labels and the score split's pixels.
+    """
+
+    name: Name
+    image_shape: Annotated[tuple[int, int, int], Field(description="(C, H, W)")]
+    num_classes: Annotated[int, Field(ge=1, le=100_000)]
+    content_sha256: Hash
+    split_hashes: dict[Literal["prior", "tune", "score"], Hash]
+    split: Literal["score"]
+    sampler: Name
+    k: Annotated[int, Field(ge=1, le=100_000)] | None
+    batch_size: Annotated[int, Field(ge=1, le=100_000)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(1 <= side <= 4096 for side in self.image_shape):
+            raise ValueError("image_shape: sides are 1 to 4096")
+        if len(self.split_hashes) != 3:
+            raise ValueError("split_hashes: give prior, tune and score")
+        return self
+
+
+class Citation(_Part):
+    """Where the method comes from."""
+
+    title: Text
+    authors: Annotated[tuple[Text, ...], Field(min_length=1, max_length=60)]
+    year: Annotated[int, Field(ge=1950, le=2100)]
+    venue: Text | None = None
+    url: Address | None = None
+
+
+class Method(_Part):
+    """The attack.
+
+    name: in its suite, and of the file. title: how the page calls it. fidelity: whether the implementation reached the
+    official one on the same weights and images (rule R16); "own" where there is no other one.
+    """
+
+    name: Name
+    title: Text
+    family: Family
+    fidelity: Literal["verified", "unverified", "own"]
+    citation: Citation | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name.casefold() == "private":
+            raise ValueError("name: that folder holds the private images; choose another one")
+        return self
+
+
+class Image(_Part):
+    """The score of one private image, the columns of `gibench.types.Record` that the leaderboard uses.
+
+    run: which of `runs` it belongs to; several runs differ in the victim's seed.
+    """
+
+    run: Annotated[int, Field(ge=0, lt=1000)]
+    update_id: Name
+    position: Annotated[int, Field(ge=0, lt=100_000)]
+    image_id: Text
+    status: Literal["ok", "diverged", "refused", "labels"]
+    psnr: Decibels
+    mse: Share
+    ssim: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    lpips_alex: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    lpips_vgg: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    psnr_oracle: Decibels | None = None
+    label: Annotated[int, Field(ge=0, lt=100_000)]
+    label_inferred: Annotated[int, Field(ge=0, lt=100_000)] | None = None
+    seed: Seed
+    gradient_evaluations: Amount
+    seconds: Amount
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        of_mse = CEILING if self.mse <= 0 else min(CEILING, -10 * math.log10(self.mse))
+        if abs(self.psnr - of_mse) > _ROUNDING:
+            raise ValueError(f"psnr is {self.psnr:g} dB, but mse {self.mse:g} is {of_mse:.2f} dB")
+        return self
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """What makes an image unique within an entry."""
+        return self.run, self.update_id, self.position
+
+
+class Yardstick(_Part):
+    """What a floor or a control scores on the images of the entry, in their order."""
+
+    psnr: Annotated[tuple[Decibels, ...], Field(max_length=MOST_IMAGES)]
+    mse: Annotated[tuple[Share, ...], Field(max_length=MOST_IMAGES)]
+
+
+class Victim(_Part):
+    """The victim's fingerprint (rule R13)."""
+
+    architecture: Text
+    parameters: Count
+    num_classes: Annotated[int, Field(ge=1, le=100_000)]
+    weights_sha256: Hash
+    initialization: Text | None
+    training_steps: Count | None
+    stage: Text | None
+    test_accuracy: Share | None
+    mean: Text | None
+    std: Text | None
+    dtype: Text
+
+
+class Machine(_Part):
+    """Where it was computed."""
+
+    system: Text
+    python: Text
+    processor: Text | None
+    accelerator: Text | None
+    threads: Count
+    device: Text
+    processes: Count
+
+
+class Cost(_Part):
+    """What a run cost (rule R10). seconds and gradient_evaluations: of all images; offline: training, before any update."""
+
+    seconds: Amount
+    gradient_evaluations: Amount
+    peak_memory_bytes: Count
+    offline_seconds: Amount = 0.0
+    offline_what: Text | None = None
+
+
+class Provenance(_Part):
+    """One run behind an entry: all that `verify` needs to run it again.
+
+    configuration: data, client and attack, resolved. configuration_sha256: `gibench.runs.configuration.digest` of it.
+    weights: what weights files other than the victim's the attack used -> their SHA-256. metrics: which were available,
+    or why not. engine: what the engine chose.
+    """
+
+    suite: Text
+    size: Text
+    command: Text
+    configuration: Tree
+    configuration_sha256: Hash
+    victim: Victim
+    weights: Annotated[dict[Text, Hash], Field(max_length=20)]
+    precision: Literal["32-true", "64-true", "tf32", "bf16-mixed"]
+    parity: Parity
+    engine: Tree | None
+    metrics: Annotated[dict[Name, Text], Field(max_length=40)]
+    version: Text
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
+    packages: Versions
+    machine: Machine
+    cost: Cost
+    started: Moment
+    finished: Moment
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.configuration) != {"data", "client", "attack"}:
+            raise ValueError("configuration: give data, client and attack, and nothing else")
+        if digest(self.configuration) != self.configuration_sha256:
+            raise ValueError("configuration_sha256: is not that of configuration")
+        return self
+
+
+class Supersedes(_Part):
+    """Which revision of the same result this one replaces, and why."""
+
+    revision: Annotated[int, Field(ge=1, le=999)]
+    sha256: Hash
+    reason: Text
+
+
+class Submission(_Part):
+    """Who publishes it, and when."""
+
+    by: Text
+    at: Moment
+    note: Text | None = None
+
+
+class Picture(_Part):
+    """A stored reconstruction; the private image lies in `private/` of the scenario under the same name."""
+
+    image: Count
+    file: Annotated[str, AfterValidator(_name_of_a_picture)]
+    sha256: Hash
+    private_sha256: Hash
+
+
+class Entry(_Part):
+    """One attack on one scenario under one threat model, image by image.
+
+    images: in the order in which they were attacked, the same for all attacks on a scenario. floors: what needs no
+    update (rule R5), oracles included; controls: the attack on another client's update (rule R6). pictures: the fixed
+    sample, and the best, median and worst image, see `leaderboard.pictures`.
+    """
+
+    schema_version: Literal[1]
+    revision: Annotated[int, Field(ge=1, le=999)]
+    scenario: Name
+    data: Data
+    threat_model: ThreatModel
+    attack: Method
+    success_psnr: Decibels
+    submission: Submission
+    supersedes: Supersedes | None
+    runs: Annotated[tuple[Provenance, ...], Field(min_length=1, max_length=100)]
+    pictures: Annotated[tuple[Picture, ...], Field(max_length=24)]
+    floors: Annotated[dict[Text, Yardstick], Field(min_length=1, max_length=24)]
+    controls: Annotated[dict[Text, Yardstick], Field(max_length=8)]
+    images: Annotated[tuple[Image, ...], Field(min_length=1, max_length=MOST_IMAGES)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*_images(self), *_yardsticks(self), *_runs(self), *_pictures(self)]
+        if (self.revision > 1) != (self.supersedes is not None):
+            problems.append("supersedes: a first revision replaces nothing, and each later one says what")
+        elif self.supersedes and self.supersedes.revision != self.revision - 1:
+            problems.append(f"supersedes: revision {self.revision} replaces revision {self.revision - 1}")
+        if problems:
+            raise ValueError("; ".join(problems[:20]))
+        return self
+
+
+class Verification(_Part):
+    """What somebody found who ran a sample of an entry again, or scored its stored pictures again.
+
+    kind: "re-run" from the record alone, or "re-score" of the pictures. agreed: how many of `images` are within
+    `tolerance` dB. mean_difference: of the PSNR, this one minus the recorded. outcome: "image by image" where all agree,
+    "on average" where their mean does, else "not reproduced".
+    """
+
+    kind: Literal["re-run", "re-score"]
+    outcome: Literal["image by image", "on average", "not reproduced"]
+    images: Annotated[int, Field(ge=1)]
+    agreed: Count
+    mean_difference: Annotated[float, Field(ge=-CEILING, le=CEILING)]
+    largest_difference: Decibels
+    tolerance: Decibels
+    by: Text
+    at: Moment
+    version: Text
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
+    machine: Machine
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.agreed > self.images:
+            raise ValueError(f"agreed: {self.agreed} of {self.images} images")
+        means = abs(self.mean_difference) <= self.tolerance
+        said = "image by image" if self.agreed == self.images else "on average" if means else "not reproduced"
+        if said != self.outcome:
+            raise ValueError(f"outcome: these numbers say {said!r}")
+        return self
+
+
+class Verifications(_Part):
+    """`<attack>.verified.json`: what is confirmed of one entry, which is named by its SHA-256."""
+
+    schema_version: Literal[1]
+    entry_sha256: Hash
+    verifications: Annotated[tuple[Verification, ...], Field(min_length=1, max_length=100)]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of an entry, as it is shipped in `leaderboard/entry.schema.json`."""
+    schema = Entry.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _images(entry: Entry) -> list[str]:
+    """What is wrong with the images: twice the same, a run that is not there, other images under other victims."""
+    problems, seen, named = [], set(), {}
+    sizes: dict[tuple[int, str], int] = {}
+    for row, image in enumerate(entry.images):
+        where = f"images.{row}"
+        if image.key in seen:
+            problems.append(f"{where}: is there twice")
+        seen.add(image.key)
+        if image.run >= len(entry.runs):
+            problems.append(f"{where}.run: there are {len(entry.runs)} runs")
+        if max(image.label, image.label_inferred or 0) >= entry.data.num_classes:
+            problems.append(f"{where}.label: there are {entry.data.num_classes} classes")
+        what = (image.image_id, image.label)
+        if named.setdefault((image.update_id, image.position), what) != what:
+            problems.append(f"{where}.image_id: is another image than in another run")
+        sizes[image.run, image.update_id] = sizes.get((image.run, image.update_id), 0) + 1
+    whole = max(sizes.values())  # under secure aggregation more than data.batch_size
+    if whole % entry.data.batch_size or max(image.position for image in entry.images) >= whole:
+        problems.append(f"images: batches of {entry.data.batch_size} cannot have {whole} images")
+    problems += [
+        f"images: update {update} of run {run} has {size} images of {whole}"
+        for (run, update), size in sizes.items()
+        if size != whole
+    ]
+    if len({image.image_id for image in entry.images}) != len(named):
+        problems.append("images: an image stands behind two updates")
+    if {run for run, _ in sizes} != set(range(len(entry.runs))):
+        problems.append("runs: a run has no images")
+    return problems
+
+
+def _yardsticks(entry: Entry) -> list[str]:
+    """What is wrong with floors and controls, and with failed images: they score as the mean image (rule R7)."""
+    problems = []
+    for kind, yardsticks in (("floors", entry.floors), ("controls", entry.controls)):
+        for name, values in yardsticks.items():
+            if not len(values.psnr) == len(values.mse) == len(entry.images):
+                problems.append(f"{kind}.{name}: has values of other than the {len(entry.images)} images")
+    if "mean image" not in entry.floors:
+        return [*problems, "floors: the mean image is missing (rule R5)"]
+    if problems:
+        return problems
+    for row, (image, floor) in enumerate(zip(entry.images, entry.floors["mean image"].psnr, strict=True)):
+        if image.status in ("diverged", "refused") and abs(image.psnr - floor) > _ROUNDING:
+            problems.append(f"images.{row}.psnr: {image.status}, so it scores as the mean image, {floor:g} dB")
+    return problems
+
+
+def _runs(entry: Entry) -> list[str]:
+    """What is wrong with the runs: they differ in nothing but the victim's seed."""
+    problems = []
+    for row, run in enumerate(entry.runs):
+        if run.victim.num_classes != entry.data.num_classes:
+            problems.append(f"runs.{row}.victim.num_classes: the data has {entry.data.num_classes}")
+        if run.configuration["attack"] != entry.runs[0].configuration["attack"]:
+            problems.append(f"runs.{row}.configuration.attack: is another one than in the first run")
+        stated = run.configuration["client"]
+        flags = stated.get("init_args", {}).get("threat_model") if isinstance(stated, dict) else None
+        if isinstance(flags, dict) and flags != {name: entry.threat_model.model_dump()[name] for name in flags}:
+            problems.append(f"runs.{row}.configuration.client: states another threat model")
+    if len({run.victim.weights_sha256 for run in entry.runs}) != len(entry.runs):
+        problems.append("runs: two of them attack the same victim")
+    if len({run.victim.architecture for run in entry.runs}) != 1:
+        problems.append("runs: they attack victims of different architectures")
+    return problems
+
+
+def _pictures(entry: Entry) -> list[str]:
+    problems = [
+        f"pictures.{row}.image: there are {len(entry.images)} images"
+        for row, picture in enumerate(entry.pictures)
+        if picture.image >= len(entry.images)
+    ]
+    if len({picture.image for picture in entry.pictures}) != len(entry.pictures):
+        problems.append("pictures: one image has two")
+    return problems
