@@ -92,7 +92,7 @@ def validate(results: Path, only: Sequence[Path] = ()) -> tuple[list[Stored], li
         found, wrong = _read(file, root if file.is_relative_to(root) else None)
         problems += wrong
         stored += [found] if found else []
-    problems += _agree([each for each in stored if each.file.is_relative_to(root)])
+    problems += agree([each for each in stored if each.file.is_relative_to(root)])
     if only:
         problems = [each for each in problems if each.file in wanted]
         stored = [each for each in stored if each.file in wanted]
@@ -171,7 +171,7 @@ def squared_error(found: Path, private: Path) -> float:
     return float(((pictures.pixels(found) - pictures.pixels(private)) ** 2).mean())
 
 
-def _agree(stored: Sequence[Stored]) -> list[Problem]:
+def agree(stored: Sequence[Stored]) -> list[Problem]:
     """What entries must agree on: revisions, the images of a scenario, its data, its victims and its floors."""
     problems = []
     revisions: dict[tuple[str, str, str, str], list[Stored]] = defaultdict(list)
