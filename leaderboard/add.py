@@ -272,7 +272,9 @@ def _yardstick(
     runs: Sequence[Run], scenario: str, name: str, images: Sequence[tuple[int, Record]]
 ) -> dict[str, tuple[float, ...]] | None:
     """The scores of a floor or a control on the images of an attack; None where it lacks some."""
-    found = [runs[run].records.get((scenario, name), {}).get((image.update_id, image.position)) for run, image in images]
+    found = [
+        runs[run].records.get((scenario, name), {}).get((image.update_id, image.position)) for run, image in images
+    ]
     if None in found:
         return None
     present = [record for record in found if record is not None]

@@ -128,7 +128,9 @@ def all_pairs(
             found |= {pair: Interval(None, None, None, 0, 0, "no common images.") for pair in pairs}
             continue
         clusters = Clusters.of([update for _, update, _ in images], [run for run, _, _ in images])
-        columns = {row: np.array([scores[row][key] for key in images]) for row in {row for pair in pairs for row in pair}}
+        columns = {
+            row: np.array([scores[row][key] for key in images]) for row in {row for pair in pairs for row in pair}
+        }
         differences = np.stack([columns[i] - columns[j] for i, j in pairs], axis=1)
         lows, means, highs = _intervals(differences, clusters, resamples)
         for pair, low, center, high in zip(pairs, lows.tolist(), means.tolist(), highs.tolist(), strict=True):

@@ -265,7 +265,9 @@ def _write(node: Any, depth: int) -> str:  # noqa: ANN401 - any JSON value
         return json.dumps(node, ensure_ascii=False, allow_nan=False)
     pad = "  " * (depth + 1)
     if isinstance(node, dict) and node:
-        inner = [f"{pad}{json.dumps(key, ensure_ascii=False)}: {_write(value, depth + 1)}" for key, value in node.items()]
+        inner = [
+            f"{pad}{json.dumps(key, ensure_ascii=False)}: {_write(value, depth + 1)}" for key, value in node.items()
+        ]
         return "{\n" + ",\n".join(inner) + f"\n{'  ' * depth}}}"
     if isinstance(node, list) and node:
         return "[\n" + ",\n".join(pad + _write(value, depth + 1) for value in node) + f"\n{'  ' * depth}]"

@@ -1,0 +1,460 @@
+"""The static page: files in a folder that open from the disk, ask the network for nothing, and are the same each time."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from gibench.errors import ConfigurationError, RecordError
+from gibench.metrics.intervals import Interval
+from gibench.report import words
+from gibench.storage import storage, write_atomically
+from gibench.types import ThreatModel
+from leaderboard import charts, pictures
+from leaderboard.board import COLORS, Row, Scenario, Section, board, scores, yardstick_interval
+from leaderboard.exports import COLUMNS, FLAT, IDENTITY, bibtex, bibtex_key, flat, flat_rows, interval, to_csv
+from leaderboard.schema import LEAST_IMAGES, Family, Image, json_schema
+from leaderboard.statistics import Clusters, mean
+from leaderboard.store import PRIVATE, Stored, picture_folder, place, validate
+
+MARK = ".gibench-leaderboard"
+"""A folder that holds this file was written by `build`, and may be emptied by it."""
+_TEXTS = (*IDENTITY, "family", "floor", "verdict", "device", "precision", "fidelity", "checked")
+_MEANINGS: dict[Family, str] = {
+    "none": "no belief",
+    "handcrafted": "smoothness, norms",
+    "statistics": "statistics of BatchNorm",
+    "density": "a density fitted to other images",
+    "generative": "the range of a generator",
+    "learned inverter": "an inverter trained on pairs",
+    "closed form": "solves, and needs no belief",
+}
+_HEADLINE = {
+    "server": {"honest": "", "malicious": "malicious server"},
+    "victim": {
+        "initial": "initial weights",
+        "trained": "trained for some steps",
+        "converged": "trained to convergence",
+    },
+    "batch_norm": {
+        "absent": "",
+        "eval": "BatchNorm with public statistics",
+        "private": "BatchNorm with private statistics",
+        "shared": "BatchNorm with shared statistics",
+    },
+    "labels": {
+        "none": "labels unknown",
+        "counts": "label counts known",
+        "set": "set of labels known",
+        "ordered": "labels known",
+    },
+    "update": {"gradient": "one gradient", "fedavg": "FedAvg"},
+    "local_steps": {"known": "", "unknown": "local steps unknown"},
+    "batch_size": {"known": "", "unknown": "batch size unknown"},
+    "prior_data": {
+        "none": "",
+        "out_of_distribution": "other images, out of distribution",
+        "in_distribution": "other images, in distribution",
+    },
+    "defense": {"none": "no defense", "unknown": "unknown defense", "known": "known defense"},
+    "defense_randomness": {"unknown": "", "known": "its randomness known"},
+}
+_FIDELITY = {
+    "verified": "verified: held against the official code on the same weights and images (R16)",
+    "unverified": "unverified: implemented again and not yet held against the official code (R16)",
+    "own": "own: there is no other implementation",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a row's page."""
+
+    image: Image
+    heading: str
+    found: str
+    private: str
+    start: bool
+    hit: bool
+
+
+class Site:
+    """The pages of one set of results.
+
+    Args:
+        stored: all valid entries, earlier revisions included.
+    """
+
+    def __init__(self, stored: Sequence[Stored]) -> None:
+        self.sections = board(stored)
+        self.files: dict[str, bytes] = {}
+        self._pictures: dict[str, str] = {}
+        self.environment = _environment()
+        self.style = _style()
+        self.theme = _asset("theme.js")
+
+    def render(self) -> dict[str, bytes]:
+        """Path below the folder -> content, of every file."""
+        for section in self.sections:
+            for scenario in section.scenarios:
+                for row in scenario.rows:
+                    self._row_page(section, scenario, row)
+                    self.files[f"entries/{row.name}.json"] = row.stored.file.read_bytes()
+                if len(scenario.rows) > 1:
+                    self._compare_page(section, scenario)
+        self._index()
+        self._families()
+        rules = MarkdownIt("commonmark", {"html": False}).enable("table").render(_rules())
+        self._page("rules.html", "rules.html.j2", page="rules", rules=Markup(rules))  # noqa: S704 - escaped by it
+        rows = flat_rows(self.sections)
+        self.files["leaderboard.csv"] = to_csv(rows).encode()
+        self.files["leaderboard.json"] = (json.dumps([_typed(row) for row in rows], indent=1) + "\n").encode()
+        self.files["leaderboard.bib"] = "\n".join(self._bibliography()[1].values()).encode()
+        self.files["entry.schema.json"] = schema_text().encode()
+        self.files[MARK] = b"Written by `gibench leaderboard build`; everything here is replaced by the next one.\n"
+        return self.files
+
+    def _page(self, path: str, template: str, *, script: str = "", **values: Any) -> None:  # noqa: ANN401 - what it shows
+        """Render one page under a policy that allows its own scripts and styles, by their hashes, and pictures."""
+        root = "../" * path.count("/")
+        hashes = " ".join(_source(each) for each in (self.theme, script) if each)
+        policy = (
+            f"default-src 'none'; script-src {hashes}; style-src {_source(self.style)}; img-src 'self' file: data:; "
+            "base-uri 'none'; form-action 'none'"
+        )
+        text = self.environment.get_template(template).render(
+            root=root,
+            policy=policy,
+            style=Markup(self.style),  # noqa: S704 - our own file
+            theme=Markup(self.theme),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            **{"page": "", **values},
+        )
+        self.files[path] = text.encode()
+
+    def _index(self) -> None:
+        rows = [row for section in self.sections for scenario in section.scenarios for row in scenario.rows]
+        scenarios = sum(len(section.scenarios) for section in self.sections)
+        values: dict[str, list[str]] = {}
+        for section in self.sections:
+            for scenario in section.scenarios:
+                for row in scenario.rows:
+                    cells = flat(section, scenario, row)
+                    values[row.name] = [cells[name] for name in FLAT]
+                for place_, floor in enumerate(scenario.floors, start=1):
+                    cells = flat(section, scenario, floor)
+                    values[f"{scenario.name}--floor-{place_}"] = [cells[name] for name in FLAT]
+        cited, texts = self._bibliography()
+        data = {
+            "columns": [{"key": c.key, "head": c.head, "flat": c.flat, "shown": c.shown} for c in COLUMNS],
+            "flat": FLAT,
+            "identity": IDENTITY,
+            "texts": _TEXTS,
+            "rows": values,
+            "cited": cited,
+            "bibtex": texts,
+        }
+        verified = sum(row.checked in ("image by image", "on average") for row in rows)
+        facts = [
+            _count(len(rows), "row"),
+            _count(scenarios, "scenario"),
+            _count(len(self.sections), "threat model"),
+            f"{sum(len(row.entry.images) for row in rows):,} reconstructions scored",
+            f"{verified} verified by a re-run",
+        ]
+        self._page(
+            "index.html",
+            "index.html.j2",
+            page="index",
+            script=_asset("board.js"),
+            sections=self.sections,
+            facts=facts if rows else [],
+            columns=COLUMNS,
+            choices={
+                "data": sorted({row.entry.data.name for row in rows}),
+                "family": [name for name in COLORS if any(row.entry.attack.family == name for row in rows)],
+            },
+            board_json=_in_script(data),
+        )
+
+    def _bibliography(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Row -> key, and key -> BibTeX entry; of two works that would have one key the second gets another."""
+        cited, texts = {}, {}
+        for section in self.sections:
+            for scenario in section.scenarios:
+                for row in scenario.rows:
+                    if (citation := row.entry.attack.citation) is None:
+                        continue
+                    key, text = bibtex_key(citation), bibtex(citation)
+                    taken = 1
+                    while texts.setdefault(key, text) != text:
+                        taken += 1
+                        key = f"{bibtex_key(citation)}{taken}"
+                        text = bibtex(citation).replace(f"{{{bibtex_key(citation)},", f"{{{key},", 1)
+                    cited[row.name] = key
+        return cited, dict(sorted(texts.items()))
+
+    def _row_page(self, section: Section, scenario: Scenario, row: Row) -> None:
+        entry, shown = row.entry, row.verdict not in ("refused", "labels only")
+        group = Clusters.of([image.update_id for image in entry.images], [image.run for image in entry.images])
+        psnr = scores(entry)
+        yardsticks = {**entry.floors, **entry.controls}
+        against = [
+            (
+                name,
+                yardstick_interval(entry, values),
+                mean([a - b for a, b in zip(psnr.values(), values.psnr, strict=True)], group),
+            )
+            for name, values in yardsticks.items()
+        ]
+        own = scenario.rows.index(row)
+        others = [
+            (other, scenario.pairs[own, index] if own < index else _negated(scenario.pairs[index, own]))
+            for index, other in enumerate(scenario.rows)
+            if index != own and other.verdict not in ("refused", "labels only")
+        ]
+        self._page(
+            f"rows/{row.name}.html",
+            "row.html.j2",
+            section=section,
+            scenario=scenario,
+            row=row,
+            images=len(entry.images),
+            least=LEAST_IMAGES,
+            fixed=pictures.FIXED,
+            crossed=group.crossed,
+            gallery=self._gallery(row),
+            dots=charts.dots(row) if shown else None,
+            risk=charts.risk_chart(row) if shown else None,
+            against=sorted(against, key=lambda item: -(item[1].value or 0.0)) if shown else [],
+            others=others if shown else [],
+            fidelity=_FIDELITY,
+            record=f"leaderboard/results/{place(entry)}",
+            verifications=row.stored.verifications.verifications if row.stored.verifications else (),
+        )
+
+    def _gallery(self, row: Row) -> list[Shown]:
+        """The best, median and worst image, then the fixed sample."""
+        entry = row.entry
+        psnr = [image.psnr for image in entry.images]
+        order = sorted(range(len(psnr)), key=lambda image: (psnr[image], image))
+        stored = {picture.image: picture for picture in entry.pictures}
+        wanted = [(order[-1], "best"), (order[len(order) // 2], "median"), (order[0], "worst")]
+        wanted += [(index, "first" if index == 0 else "") for index in range(min(pictures.FIXED, len(psnr)))]
+        return [
+            Shown(
+                image=entry.images[index],
+                heading=heading,
+                found=self._picture(picture_folder(row.stored.file) / stored[index].file),
+                private=self._picture(row.stored.file.parent / PRIVATE / stored[index].file),
+                start=heading == "first",
+                hit=entry.images[index].status == "ok" and entry.images[index].psnr >= entry.success_psnr,
+            )
+            for index, heading in wanted
+            if index in stored
+        ]
+
+    def _picture(self, source: Path) -> str:
+        """Take a picture in under the hash of its content, and return its path."""
+        known = self._pictures.get(str(source))
+        if known is None:
+            content = source.read_bytes()
+            known = f"pictures/{pictures.digest(content)[:24]}.png"
+            self._pictures[str(source)] = known
+            self.files[known] = content
+        return known
+
+    def _compare_page(self, section: Section, scenario: Scenario) -> None:
+        keys = {
+            key: str(number) for number, key in enumerate(sorted({k for r in scenario.rows for k in scores(r.entry)}))
+        }
+        names = {keys[image.key]: image.image_id for row in scenario.rows for image in row.entry.images}
+        private: dict[str, str] = {}
+        listed = []
+        for row in scenario.rows:
+            found = {}
+            for picture in row.entry.pictures:
+                key = keys[row.entry.images[picture.image].key]
+                found[key] = self._picture(picture_folder(row.stored.file) / picture.file)
+                private[key] = self._picture(row.stored.file.parent / PRIVATE / picture.file)
+            listed.append(
+                {
+                    "name": row.entry.attack.name,
+                    "psnr": interval(row.psnr),
+                    "scores": {keys[key]: round(value, 2) for key, value in scores(row.entry).items()},
+                    "pictures": found,
+                }
+            )
+        first = [keys[image.key] for image in scenario.rows[0].entry.images]
+        pairs = {
+            f"{i},{j}": [_rounded(found.value), _rounded(found.low), _rounded(found.high), found.images]
+            for (i, j), found in scenario.pairs.items()
+        }
+        data = {
+            "rows": listed,
+            "pairs": pairs,
+            "images": names,
+            "private": private,
+            "order": [key for key in first if key in private] + sorted(set(private) - set(first)),
+            "success": scenario.rows[0].entry.success_psnr,
+        }
+        self._page(
+            f"compare/{scenario.name}.html",
+            "compare.html.j2",
+            script=_asset("compare.js"),
+            section=section,
+            scenario=scenario,
+            pairs_json=_in_script(data),
+        )
+
+    def _families(self) -> None:
+        lines = []
+        for section in self.sections:
+            for scenario in section.scenarios:
+                shown = [row for row in scenario.rows if row.verdict not in ("refused", "labels only")]
+                floors = [floor for floor in scenario.floors if not floor.oracle]
+                if not shown or not floors:
+                    continue
+                best = [next((row for row in shown if row.entry.attack.family == name), None) for name in _MEANINGS]
+                chart = charts.families(shown, floors[0])
+                lines.append({"scenario": scenario, "best": best, "floor": floors[0], "chart": chart, "shown": shown})
+        self._page("families.html", "families.html.j2", page="families", lines=lines, families=_MEANINGS)
+
+
+def build(results: Path, out: Path) -> tuple[list[Section], int]:
+    """Write the page; return what it shows and the number of its files.
+
+    Raises:
+        RecordError: while any file is invalid: nothing is published then.
+        ConfigurationError: when `out` holds something that `build` did not write.
+        StorageError: when a file cannot be written.
+    """
+    stored, problems = validate(results)
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:20])
+        raise RecordError(f"{len(problems)} problems; nothing is published while a file is invalid:\n{shown}")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
+        raise ConfigurationError(f"{out} holds something else than a leaderboard; choose another --out.")
+    if out.resolve() in results.resolve().parents or out.resolve().is_relative_to(results.resolve()):
+        raise ConfigurationError(f"{out} contains the results, or lies among them; choose another --out.")
+    site = Site(stored)
+    rendered = site.render()
+    with storage(out):
+        for path in sorted(out.rglob("*"), reverse=True) if out.exists() else ():
+            if path.is_file() and path.relative_to(out).as_posix() not in rendered:
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    for name, content in rendered.items():
+        write_atomically(content, out / name)
+    return site.sections, len(rendered)
+
+
+def headline(threat_model: ThreatModel) -> str:
+    """Name a threat model by what matters in it."""
+    flags = threat_model.model_dump()
+    parts = [said[flags[flag]] for flag, said in _HEADLINE.items()]
+    text = " · ".join(part for part in parts if part)
+    return text[0].upper() + text[1:]
+
+
+def schema_text() -> str:
+    """The JSON Schema as it is shipped."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _environment() -> Environment:
+    """Names, citations and configurations are somebody else's text: escaped. A missing variable is an error."""
+    environment = Environment(
+        loader=PackageLoader("leaderboard", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "amount": words.amount,
+        "bibtex": bibtex,
+        "bounds": words.bounds,
+        "color": lambda family: COLORS[family],
+        "decibels": words.decibels,
+        "headline": headline,
+        "in_words": words.threat_model_in_words,
+        "percent": words.percent,
+        "signed": words.signed,
+        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
+    }
+    return environment
+
+
+def _style() -> str:
+    """The report's colors and charts, and the styles of this page; a chosen scheme goes over the system's."""
+    light = files("gibench.report").joinpath("charts.css").read_text(encoding="utf-8")
+    report = files("gibench.report").joinpath("report.css").read_text(encoding="utf-8")
+    found = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root \{(?P<colors>[^}]*)\}\s*\}", report)
+    if found is None:
+        raise ConfigurationError("report.css has no dark colors; see `_style`.")
+    dark = found["colors"].strip()
+    schemes = (
+        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {dark} }} }}\n"
+        f":root[data-theme=dark] {{ {dark} color-scheme: dark; }}\n:root[data-theme=light] {{ color-scheme: light; }}\n"
+    )
+    return f"{light}{schemes}{_asset('board.css')}"
+
+
+def _asset(name: str) -> str:
+    return files("leaderboard").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _rules() -> str:
+    return files("leaderboard").joinpath("RULES.md").read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    """What a policy allows: the text with this hash, and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _in_script(data: Mapping[str, Any]) -> Markup:
+    """JSON that no text in it can end the element that holds it with."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)  # noqa: S704 - escaped on the line above
+
+
+def _typed(row: Mapping[str, str]) -> dict[str, str | float | None]:
+    return {
+        name: None if text == "" else text if name in _TEXTS else json.loads(_json_number(text))
+        for name, text in row.items()
+    }
+
+
+def _json_number(text: str) -> str:
+    return json.dumps(float(text) if any(letter in text for letter in ".en") else int(text))
+
+
+def _negated(found: Interval) -> Interval:
+    """The interval of b minus a, of that of a minus b."""
+    if found.value is None:
+        return found
+    ends = (None, None) if found.low is None else (-found.high, -found.low)
+    return Interval(-found.value, *ends, found.images, found.clusters, found.reason)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
