@@ -269,4 +269,5 @@ def _words(entry: Entry) -> str:
     )
     steps = f", trained for {victim.training_steps:,} steps" if victim.training_steps else ""
     accuracy = f" ({100 * victim.test_accuracy:.0f} % accuracy)" if victim.test_accuracy is not None else ""
-    return f"{data.name}, {height} × {width}{' gray' if channels == 1 else ''}; {batch}; {victim.architecture}{steps}{accuracy}"
+    gray = " gray" if channels == 1 else ""
+    return f"{data.name}, {height} × {width}{gray}; {batch}; {victim.architecture}{steps}{accuracy}"

@@ -1,4 +1,4 @@
-"""Charts of the leaderboard, drawn with the report's hand: risk with a band, dots, and quality against cost by family."""
+"""Charts of the leaderboard, drawn with the report's hand: risk with a band, dots, quality against cost."""
 
 import math
 from collections.abc import Sequence

@@ -81,8 +81,8 @@ def _verify(options: argparse.Namespace) -> int:
             status = "" if each.status == each.image.status else f", {each.image.status} became {each.status}"
             _say(f"{each.image.image_id}: {each.image.psnr:.2f} dB recorded, {each.psnr:.2f} dB now{status}")
     _say(
-        f"{found.outcome}: {found.agreed} of {found.images} images agree; mean difference {found.mean_difference:+.3f} dB, "
-        f"largest {found.largest_difference:.3f} dB, tolerance {found.tolerance:g} dB."
+        f"{found.outcome}: {found.agreed} of {found.images} images agree; mean difference "
+        f"{found.mean_difference:+.3f} dB, largest {found.largest_difference:.3f} dB, tolerance {found.tolerance:g} dB."
     )
     if options.by:
         _say(f"written: {note(options.file, [found])}")

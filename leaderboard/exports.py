@@ -119,12 +119,12 @@ _PLAIN = ("median", "ssim", "lpips_alex", "lpips_vgg", "failed", "gradients", "s
 
 def flat_rows(sections: Iterable[Section]) -> list[dict[str, str]]:
     """All rows of the board, each scenario's floors behind its attacks."""
-    return [
-        flat(section, scenario, row)
-        for section in sections
-        for scenario in section.scenarios
-        for row in [*scenario.rows, *scenario.floors]
-    ]
+    found = []
+    for section in sections:
+        for scenario in section.scenarios:
+            found += [flat(section, scenario, row) for row in scenario.rows]
+            found += [flat(section, scenario, floor) for floor in scenario.floors]
+    return found
 
 
 def to_csv(rows: Sequence[dict[str, str]]) -> str:

@@ -88,5 +88,5 @@ def _surplus(content: bytes) -> bool:
             return True
         place += 12 + length
         if kind == b"IEND":
-            return place != len(content)
+            return bool(place != len(content))
     return True

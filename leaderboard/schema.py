@@ -8,91 +8,41 @@ stands in a file of its own (`Verifications`) that names the entry by its SHA-25
 """
 
 import math
-import re
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gibench.precision import Parity
 from gibench.runs.configuration import digest
 from gibench.types import ThreatModel
+from leaderboard import consistency
+from leaderboard.consistency import ROUNDING
+from leaderboard.fields import (
+    CEILING,
+    Address,
+    Amount,
+    Count,
+    Decibels,
+    Hash,
+    Moment,
+    Name,
+    PictureName,
+    Seed,
+    Share,
+    Text,
+    Tree,
+    Versions,
+)
 
 SCHEMA_VERSION = 1
 MOST_IMAGES = 20_000
 LEAST_IMAGES = 100
 """A row with fewer images is shown, but has no rank (rule R8)."""
-CEILING = 100.0
-"""dB; what an exact reconstruction counts as."""
-MOST_CONFIGURATION = 5_000
-_ROUNDING = 0.02  # dB: between a PSNR and its MSE, both rounded
 
 Family = Literal["none", "handcrafted", "statistics", "density", "generative", "learned inverter", "closed form"]
 """What the attacker believes of images before any update: nothing; smoothness and norms; the statistics of BatchNorm;
 a density fitted to other images; the range of a generator; an inverter trained on pairs; "closed form" solves for the
 images, or for labels alone, and needs no belief."""
-
-
-def _printable(text: str) -> str:
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 or ord(character) in _UNSEEN for character in text):
-        raise ValueError("holds control characters; write plain text in one line")
-    if text != text.strip() or text[:1] in "=+-@":
-        raise ValueError("begins or ends with a space, or begins as a formula (= + - @); leave that out")
-    return text
-
-
-# Marks that turn the direction of writing or are not seen: with them a name can look like another one.
-_UNSEEN = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, 0xFFFE, 0xFFFF} | {
-    *range(0xD800, 0xE000)
-}
-
-
-def _moment(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("says no time zone; write it in UTC, such as 2026-01-31T12:00:00+00:00")
-    return text
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Accept JSON of few values, finite and not deep: it is shown, and `verify` builds the parts that it names."""
-    left, count = [(value, 1)], 0
-    while left:
-        node, depth = left.pop()
-        count += 1
-        if depth > 16 or count > MOST_CONFIGURATION:
-            raise ValueError(f"is nested more than 16 deep or holds more than {MOST_CONFIGURATION} values")
-        if isinstance(node, float) and not math.isfinite(node):
-            raise ValueError("holds NaN or infinity")
-        if isinstance(node, str) and (len(node) > 2000 or "\0" in node):
-            raise ValueError("holds a text of more than 2,000 characters, or a zero byte")
-        if isinstance(node, dict):
-            left += [(each, depth + 1) for each in [*node, *node.values()]]
-        elif isinstance(node, list):
-            left += [(each, depth + 1) for each in node]
-        elif not isinstance(node, str | float | int | bool | None):
-            raise ValueError("holds something that is not JSON")
-    return value
-
-
-def _name_of_a_picture(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.png", name):
-        raise ValueError("is no plain name of a PNG file; pictures lie beside their entry")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")]
-"""A part of a path and of an address: letters, digits, '-' and '_'."""
-Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Moment = Annotated[str, Field(max_length=40), AfterValidator(_moment)]
-Decibels = Annotated[float, Field(ge=0, le=CEILING, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/?#=&%:+-]*)?$", max_length=300)]
-Tree = Annotated[dict[str, Any], BeforeValidator(_plain)]
-Versions = Annotated[dict[Annotated[str, Field(max_length=60)], Text | None], Field(max_length=60)]
 
 
 class _Part(BaseModel):
@@ -182,7 +132,7 @@ class Image(_Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         of_mse = CEILING if self.mse <= 0 else min(CEILING, -10 * math.log10(self.mse))
-        if abs(self.psnr - of_mse) > _ROUNDING:
+        if abs(self.psnr - of_mse) > ROUNDING:
             raise ValueError(f"psnr is {self.psnr:g} dB, but mse {self.mse:g} is {of_mse:.2f} dB")
         return self
 
@@ -228,7 +178,7 @@ class Machine(_Part):
 
 
 class Cost(_Part):
-    """What a run cost (rule R10). seconds and gradient_evaluations: of all images; offline: training, before any update."""
+    """What a run cost (rule R10), all images together; offline is training, before any update."""
 
     seconds: Amount
     gradient_evaluations: Amount
@@ -293,7 +243,7 @@ class Picture(_Part):
     """A stored reconstruction; the private image lies in `private/` of the scenario under the same name."""
 
     image: Count
-    file: Annotated[str, AfterValidator(_name_of_a_picture)]
+    file: PictureName
     sha256: Hash
     private_sha256: Hash
 
@@ -323,7 +273,12 @@ class Entry(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*_images(self), *_yardsticks(self), *_runs(self), *_pictures(self)]
+        problems = [
+            *consistency.images(self),
+            *consistency.yardsticks(self),
+            *consistency.runs(self),
+            *consistency.pictures(self),
+        ]
         if (self.revision > 1) != (self.supersedes is not None):
             problems.append("supersedes: a first revision replaces nothing, and each later one says what")
         elif self.supersedes and self.supersedes.revision != self.revision - 1:
@@ -337,8 +292,8 @@ class Verification(_Part):
     """What somebody found who ran a sample of an entry again, or scored its stored pictures again.
 
     kind: "re-run" from the record alone, or "re-score" of the pictures. agreed: how many of `images` are within
-    `tolerance` dB. mean_difference: of the PSNR, this one minus the recorded. outcome: "image by image" where all agree,
-    "on average" where their mean does, else "not reproduced".
+    `tolerance` dB. mean_difference: of the PSNR, this one minus the recorded. outcome: "image by image" where all
+    agree, "on average" where their mean does, else "not reproduced".
     """
 
     kind: Literal["re-run", "re-score"]
@@ -377,82 +332,3 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of an entry, as it is shipped in `leaderboard/entry.schema.json`."""
     schema = Entry.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _images(entry: Entry) -> list[str]:
-    """What is wrong with the images: twice the same, a run that is not there, other images under other victims."""
-    problems, seen, named = [], set(), {}
-    sizes: dict[tuple[int, str], int] = {}
-    for row, image in enumerate(entry.images):
-        where = f"images.{row}"
-        if image.key in seen:
-            problems.append(f"{where}: is there twice")
-        seen.add(image.key)
-        if image.run >= len(entry.runs):
-            problems.append(f"{where}.run: there are {len(entry.runs)} runs")
-        if max(image.label, image.label_inferred or 0) >= entry.runs[0].victim.num_classes:
-            problems.append(f"{where}.label: the victim has {entry.runs[0].victim.num_classes} classes")
-        what = (image.image_id, image.label)
-        if named.setdefault((image.update_id, image.position), what) != what:
-            problems.append(f"{where}.image_id: is another image than in another run")
-        sizes[image.run, image.update_id] = sizes.get((image.run, image.update_id), 0) + 1
-    whole = max(sizes.values())  # under secure aggregation more than data.batch_size
-    if whole % entry.data.batch_size or max(image.position for image in entry.images) >= whole:
-        problems.append(f"images: batches of {entry.data.batch_size} cannot have {whole} images")
-    problems += [
-        f"images: update {update} of run {run} has {size} images of {whole}"
-        for (run, update), size in sizes.items()
-        if size != whole
-    ]
-    if len({image.image_id for image in entry.images}) != len(named):
-        problems.append("images: an image stands behind two updates")
-    if {run for run, _ in sizes} != set(range(len(entry.runs))):
-        problems.append("runs: a run has no images")
-    return problems
-
-
-def _yardsticks(entry: Entry) -> list[str]:
-    """What is wrong with floors and controls, and with failed images: they score as the mean image (rule R7)."""
-    problems = []
-    for kind, yardsticks in (("floors", entry.floors), ("controls", entry.controls)):
-        for name, values in yardsticks.items():
-            if not len(values.psnr) == len(values.mse) == len(entry.images):
-                problems.append(f"{kind}.{name}: has values of other than the {len(entry.images)} images")
-    if "mean image" not in entry.floors:
-        return [*problems, "floors: the mean image is missing (rule R5)"]
-    if problems:
-        return problems
-    for row, (image, floor) in enumerate(zip(entry.images, entry.floors["mean image"].psnr, strict=True)):
-        if image.status in ("diverged", "refused") and abs(image.psnr - floor) > _ROUNDING:
-            problems.append(f"images.{row}.psnr: {image.status}, so it scores as the mean image, {floor:g} dB")
-    return problems
-
-
-def _runs(entry: Entry) -> list[str]:
-    """What is wrong with the runs: they differ in nothing but the victim's seed."""
-    problems = []
-    for row, run in enumerate(entry.runs):
-        if run.victim.num_classes < entry.data.num_classes:
-            problems.append(f"runs.{row}.victim.num_classes: the data has {entry.data.num_classes}")
-        if run.configuration["attack"] != entry.runs[0].configuration["attack"]:
-            problems.append(f"runs.{row}.configuration.attack: is another one than in the first run")
-        stated = run.configuration["client"]
-        flags = stated.get("init_args", {}).get("threat_model") if isinstance(stated, dict) else None
-        if isinstance(flags, dict) and flags != {name: entry.threat_model.model_dump()[name] for name in flags}:
-            problems.append(f"runs.{row}.configuration.client: states another threat model")
-    if len({run.victim.weights_sha256 for run in entry.runs}) != len(entry.runs):
-        problems.append("runs: two of them attack the same victim")
-    if len({run.victim.architecture for run in entry.runs}) != 1:
-        problems.append("runs: they attack victims of different architectures")
-    return problems
-
-
-def _pictures(entry: Entry) -> list[str]:
-    problems = [
-        f"pictures.{row}.image: there are {len(entry.images)} images"
-        for row, picture in enumerate(entry.pictures)
-        if picture.image >= len(entry.images)
-    ]
-    if len({picture.image for picture in entry.pictures}) != len(entry.pictures):
-        problems.append("pictures: one image has two")
-    return problems

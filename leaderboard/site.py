@@ -1,30 +1,22 @@
-"""The static page: files in a folder that open from the disk, ask the network for nothing, and are the same each time."""
+"""The static page: files in a folder that open from the disk, need no network, and are the same each time."""
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from gibench.errors import ConfigurationError, RecordError
 from gibench.metrics.intervals import Interval
-from gibench.report import words
-from gibench.storage import storage, write_atomically
-from gibench.types import ThreatModel
-from leaderboard import charts, pictures
-from leaderboard.board import COLORS, Row, Scenario, Section, board, scores, yardstick_interval
+from gibench.storage import storage
+from leaderboard import charts, html, pictures
+from leaderboard.board import COLORS, Row, Scenario, Section, board, clusters, scores, yardstick_interval
 from leaderboard.exports import COLUMNS, FLAT, IDENTITY, bibtex, bibtex_key, flat, flat_rows, interval, to_csv
 from leaderboard.schema import LEAST_IMAGES, Family, Image, json_schema
-from leaderboard.statistics import Clusters, mean
+from leaderboard.statistics import mean
 from leaderboard.store import PRIVATE, Stored, picture_folder, place, validate
 
 MARK = ".gibench-leaderboard"
@@ -38,36 +30,6 @@ _MEANINGS: dict[Family, str] = {
     "generative": "the range of a generator",
     "learned inverter": "an inverter trained on pairs",
     "closed form": "solves, and needs no belief",
-}
-_HEADLINE = {
-    "server": {"honest": "", "malicious": "malicious server"},
-    "victim": {
-        "initial": "initial weights",
-        "trained": "trained for some steps",
-        "converged": "trained to convergence",
-    },
-    "batch_norm": {
-        "absent": "",
-        "eval": "BatchNorm with public statistics",
-        "private": "BatchNorm with private statistics",
-        "shared": "BatchNorm with shared statistics",
-    },
-    "labels": {
-        "none": "labels unknown",
-        "counts": "label counts known",
-        "set": "set of labels known",
-        "ordered": "labels known",
-    },
-    "update": {"gradient": "one gradient", "fedavg": "FedAvg"},
-    "local_steps": {"known": "", "unknown": "local steps unknown"},
-    "batch_size": {"known": "", "unknown": "batch size unknown"},
-    "prior_data": {
-        "none": "",
-        "out_of_distribution": "other images, out of distribution",
-        "in_distribution": "other images, in distribution",
-    },
-    "defense": {"none": "no defense", "unknown": "unknown defense", "known": "known defense"},
-    "defense_randomness": {"unknown": "", "known": "its randomness known"},
 }
 _FIDELITY = {
     "verified": "verified: held against the official code on the same weights and images (R16)",
@@ -99,9 +61,9 @@ class Site:
         self.sections = board(stored)
         self.files: dict[str, bytes] = {}
         self._pictures: dict[str, str] = {}
-        self.environment = _environment()
-        self.style = _style()
-        self.theme = _asset("theme.js")
+        self.environment = html.environment()
+        self.style = html.style()
+        self.theme = html.asset("theme.js")
 
     def render(self) -> dict[str, bytes]:
         """Path below the folder -> content, of every file."""
@@ -112,9 +74,10 @@ class Site:
                     self.files[f"entries/{row.name}.json"] = row.stored.file.read_bytes()
                 if len(scenario.rows) > 1:
                     self._compare_page(section, scenario)
-        self._index()
+        self.index()
         self._families()
-        rules = MarkdownIt("commonmark", {"html": False}).enable("table").render(_rules())
+        markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+        rules = markdown.render(html.rules())
         self._page("rules.html", "rules.html.j2", page="rules", rules=Markup(rules))  # noqa: S704 - escaped by it
         rows = flat_rows(self.sections)
         self.files["leaderboard.csv"] = to_csv(rows).encode()
@@ -127,9 +90,9 @@ class Site:
     def _page(self, path: str, template: str, *, script: str = "", **values: Any) -> None:  # noqa: ANN401 - what it shows
         """Render one page under a policy that allows its own scripts and styles, by their hashes, and pictures."""
         root = "../" * path.count("/")
-        hashes = " ".join(_source(each) for each in (self.theme, script) if each)
+        hashes = " ".join(html.source(each) for each in (self.theme, script) if each)
         policy = (
-            f"default-src 'none'; script-src {hashes}; style-src {_source(self.style)}; img-src 'self' file: data:; "
+            f"default-src 'none'; script-src {hashes}; style-src {html.source(self.style)}; img-src 'self' file: data:; "
             "base-uri 'none'; form-action 'none'"
         )
         text = self.environment.get_template(template).render(
@@ -142,7 +105,8 @@ class Site:
         )
         self.files[path] = text.encode()
 
-    def _index(self) -> None:
+    def index(self) -> bytes:
+        """Render the page of the tables, and return it."""
         rows = [row for section in self.sections for scenario in section.scenarios for row in scenario.rows]
         scenarios = sum(len(section.scenarios) for section in self.sections)
         values: dict[str, list[str]] = {}
@@ -176,7 +140,7 @@ class Site:
             "index.html",
             "index.html.j2",
             page="index",
-            script=_asset("board.js"),
+            script=html.asset("board.js"),
             sections=self.sections,
             facts=facts if rows else [],
             columns=COLUMNS,
@@ -184,12 +148,14 @@ class Site:
                 "data": sorted({row.entry.data.name for row in rows}),
                 "family": [name for name in COLORS if any(row.entry.attack.family == name for row in rows)],
             },
-            board_json=_in_script(data),
+            board_json=html.in_script(data),
         )
+        return self.files["index.html"]
 
     def _bibliography(self) -> tuple[dict[str, str], dict[str, str]]:
         """Row -> key, and key -> BibTeX entry; of two works that would have one key the second gets another."""
-        cited, texts = {}, {}
+        cited: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for section in self.sections:
             for scenario in section.scenarios:
                 for row in scenario.rows:
@@ -206,7 +172,7 @@ class Site:
 
     def _row_page(self, section: Section, scenario: Scenario, row: Row) -> None:
         entry, shown = row.entry, row.verdict not in ("refused", "labels only")
-        group = Clusters.of([image.update_id for image in entry.images], [image.run for image in entry.images])
+        group = clusters(entry)
         psnr = scores(entry)
         yardsticks = {**entry.floors, **entry.controls}
         against = [
@@ -311,10 +277,10 @@ class Site:
         self._page(
             f"compare/{scenario.name}.html",
             "compare.html.j2",
-            script=_asset("compare.js"),
+            script=html.asset("compare.js"),
             section=section,
             scenario=scenario,
-            pairs_json=_in_script(data),
+            pairs_json=html.in_script(data),
         )
 
     def _families(self) -> None:
@@ -355,82 +321,17 @@ def build(results: Path, out: Path) -> tuple[list[Section], int]:
                 path.unlink()
             elif path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
-    for name, content in rendered.items():
-        write_atomically(content, out / name)
+        for name, content in rendered.items():
+            path = out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_file() or path.read_bytes() != content:
+                path.write_bytes(content)
     return site.sections, len(rendered)
-
-
-def headline(threat_model: ThreatModel) -> str:
-    """Name a threat model by what matters in it."""
-    flags = threat_model.model_dump()
-    parts = [said[flags[flag]] for flag, said in _HEADLINE.items()]
-    text = " · ".join(part for part in parts if part)
-    return text[0].upper() + text[1:]
 
 
 def schema_text() -> str:
     """The JSON Schema as it is shipped."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-def _environment() -> Environment:
-    """Names, citations and configurations are somebody else's text: escaped. A missing variable is an error."""
-    environment = Environment(
-        loader=PackageLoader("leaderboard", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "amount": words.amount,
-        "bibtex": bibtex,
-        "bounds": words.bounds,
-        "color": lambda family: COLORS[family],
-        "decibels": words.decibels,
-        "headline": headline,
-        "in_words": words.threat_model_in_words,
-        "percent": words.percent,
-        "signed": words.signed,
-        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
-    }
-    return environment
-
-
-def _style() -> str:
-    """The report's colors and charts, and the styles of this page; a chosen scheme goes over the system's."""
-    light = files("gibench.report").joinpath("charts.css").read_text(encoding="utf-8")
-    report = files("gibench.report").joinpath("report.css").read_text(encoding="utf-8")
-    found = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root \{(?P<colors>[^}]*)\}\s*\}", report)
-    if found is None:
-        raise ConfigurationError("report.css has no dark colors; see `_style`.")
-    dark = found["colors"].strip()
-    schemes = (
-        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {dark} }} }}\n"
-        f":root[data-theme=dark] {{ {dark} color-scheme: dark; }}\n:root[data-theme=light] {{ color-scheme: light; }}\n"
-    )
-    return f"{light}{schemes}{_asset('board.css')}"
-
-
-def _asset(name: str) -> str:
-    return files("leaderboard").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _rules() -> str:
-    return files("leaderboard").joinpath("RULES.md").read_text(encoding="utf-8")
-
-
-def _source(text: str) -> str:
-    """What a policy allows: the text with this hash, and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _in_script(data: Mapping[str, Any]) -> Markup:
-    """JSON that no text in it can end the element that holds it with."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)  # noqa: S704 - escaped on the line above
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, str | float | None]:
@@ -448,8 +349,9 @@ def _negated(found: Interval) -> Interval:
     """The interval of b minus a, of that of a minus b."""
     if found.value is None:
         return found
-    ends = (None, None) if found.low is None else (-found.high, -found.low)
-    return Interval(-found.value, *ends, found.images, found.clusters, found.reason)
+    if found.low is None or found.high is None:
+        return Interval(-found.value, None, None, found.images, found.clusters, found.reason)
+    return Interval(-found.value, -found.high, -found.low, found.images, found.clusters)
 
 
 def _rounded(value: float | None) -> float | None:

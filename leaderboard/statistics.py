@@ -32,6 +32,7 @@ RESAMPLES = 4000
 LEVEL = 0.95
 LEAST_VICTIMS = 5
 _SEED = 20260101
+_NORMAL = float(norm.ppf((1 + LEVEL) / 2))
 
 Floats = NDArray[np.float64]
 
@@ -134,10 +135,9 @@ def all_pairs(
         differences = np.stack([columns[i] - columns[j] for i, j in pairs], axis=1)
         lows, means, highs = _intervals(differences, clusters, resamples)
         for pair, low, center, high in zip(pairs, lows.tolist(), means.tolist(), highs.tolist(), strict=True):
-            alone = clusters.independent < 2
-            ends = (None, None) if alone else (low, high)
-            reason = "one batch only; run more." if alone else None
-            found[pair] = Interval(center, *ends, len(images), clusters.independent, reason)
+            found[pair] = Interval(center, low, high, len(images), clusters.independent)
+            if clusters.independent < 2:
+                found[pair] = Interval(center, None, None, len(images), 1, "one batch only; run more.")
     return found
 
 
@@ -181,6 +181,7 @@ def risk_band(
     return Band(grid, risk, np.clip(low, 0, 1), np.clip(high, 0, 1))
 
 
+@lru_cache(maxsize=256)
 def expanded(level: float, independent: int) -> float:
     """The lower quantile that the expanded percentile interval takes; (1 - level) / 2 for very many batches."""
     if independent < 2:
@@ -222,7 +223,7 @@ def _weights(clusters: Clusters, resamples: int) -> Floats:
     """(R, victims * batches): how often each cell counts in each resample."""
     batches = _draws(clusters.batches, resamples, 0)
     if not clusters.crossed:
-        return np.tile(batches, (1, clusters.victims))
+        return batches if clusters.victims == 1 else np.tile(batches, (1, clusters.victims))
     victims = _draws(clusters.victims, resamples, 1)
     return np.asarray((victims[:, :, None] * batches[:, None, :]).reshape(resamples, -1), dtype=np.float64)
 
@@ -237,6 +238,5 @@ def _draws(count: int, resamples: int, stream: int) -> Floats:
 
 
 def _wilson(value: float, independent: int) -> tuple[float, float]:
-    quantile = float(norm.ppf((1 + LEVEL) / 2))
-    margin = quantile**2 / (independent + quantile**2)
+    margin = _NORMAL**2 / (independent + _NORMAL**2)
     return (0.0, margin) if value == 0 else (1 - margin, 1.0)

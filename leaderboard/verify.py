@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,10 @@ from leaderboard.store import (
     validate,
     verifications_of,
 )
+from leaderboard.trust import check_trusted
 
 TOLERANCE = 0.5
 """dB: rule R14's, within which another machine or precision counts as the same."""
-_OURS = ("gibench.", "inverters.", "generators.")
-_BY_PATH = (*_OURS, "torchvision.models.", "timm.")
 
 
 @dataclass(frozen=True)
@@ -171,38 +170,6 @@ def _alone(file: Path) -> tuple[list[Stored], list[Problem]]:
     return validate(file.parent / "nowhere", [file])
 
 
-def check_trusted(configuration: Mapping[str, Any]) -> None:
-    """Raise unless every class and function that a configuration names is one that is run without asking.
-
-    Raises:
-        ConfigurationError: naming the first other one.
-    """
-    for key, name in _names(configuration):
-        allowed = _OURS if key == "class_path" else _BY_PATH
-        if key == "path" and ("." not in name or name.endswith((".safetensors", ".npz"))):
-            continue  # a file
-        if not name.startswith(allowed) or not all(part.isidentifier() and part[0] != "_" for part in name.split(".")):
-            raise ConfigurationError(
-                f"the record names {name!r}, and verifying would run it; read that code, then pass --trust."
-            )
-
-
-def _names(node: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any configuration
-    if isinstance(node, list):
-        for each in node:
-            yield from _names(each)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key in ("class_path", "path") and isinstance(value, str):
-                yield key, value
-            else:
-                yield from _names(value)
-    elif isinstance(node, str) and "." in node and node.split(".")[0].isidentifier() and " " not in node:
-        # jsonargparse reads a bare class path where a class is expected.
-        if not node.endswith((".safetensors", ".npz")) and not node.startswith(".."):
-            yield "path", node
-
-
 def _run_again(
     stored: Stored, run: Provenance, images: Sequence[Image], least: int, overrides: Sequence[str], device: str
 ) -> list[Compared]:
@@ -251,7 +218,7 @@ def _job(entry: Entry, run: Provenance, overrides: Sequence[str]) -> Job:
     if odd := [word for word in overrides if word.startswith("--attack")]:
         raise ConfigurationError(f"{odd[0]}: the attack is the record's; only --data and --client say where files lie.")
     tree = _without_download(run.configuration)
-    [job] = [job for job in plan([Cell(entry.scenario, entry.attack.name, tree)], overrides, None)][:1]
+    job = plan([Cell(entry.scenario, entry.attack.name, tree)], overrides, None)[0]  # the others are its controls
     described = {key: value for key, value in job.data.describe().items() if key in Data.model_fields}
     if described != entry.data.model_dump(mode="json"):
         different = [key for key, value in entry.data.model_dump(mode="json").items() if described.get(key) != value]
@@ -259,8 +226,8 @@ def _job(entry: Entry, run: Provenance, overrides: Sequence[str]) -> Job:
     fingerprint = job.client.victim.fingerprint()
     if fingerprint["weights_sha256"] != run.victim.weights_sha256:
         raise RecordError(
-            f"the victim's weights are not those of the record ({run.victim.weights_sha256[:12]}); train it as its suite "
-            "says, or name the file with --client.victim.path FILE."
+            f"the victim's weights are not those of the record ({run.victim.weights_sha256[:12]}); train it as its "
+            "suite says, or name the file with --client.victim.path FILE."
         )
     if job.client.threat_model != entry.threat_model:
         raise RecordError("the client's threat model is not that of the record.")

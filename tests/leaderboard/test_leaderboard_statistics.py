@@ -17,7 +17,7 @@ from leaderboard.statistics import Clusters, all_pairs, mean, paired, ranks, ris
 
 def slow_mean(values: list[float], batches: list[str], *, resamples: int, seed: int = 0) -> tuple[float, float, float]:
     """The interval as one would write it down: lists of images, drawn batch by batch with Python's generator."""
-    random, names = Random(seed), sorted(set(batches))
+    random, names = Random(seed), sorted(set(batches))  # noqa: S311
     members = {name: [v for v, b in zip(values, batches, strict=True) if b == name] for name in names}
     means = sorted(
         statistics.fmean([value for name in random.choices(names, k=len(names)) for value in members[name]])
@@ -29,7 +29,7 @@ def slow_mean(values: list[float], batches: list[str], *, resamples: int, seed: 
 
 
 def test_against_the_slow_reference() -> None:
-    random = Random(1)
+    random = Random(1)  # noqa: S311
     batches = [f"u{index // 3}" for index in range(90)]
     shifts = {name: random.gauss(0, 2) for name in batches}
     values = [16 + shifts[name] + random.expovariate(1) for name in batches]
@@ -185,6 +185,6 @@ def test_the_same_numbers_each_time_and_in_any_order() -> None:
     first = mean(values, Clusters.of(names))
     stats._draws.cache_clear()
     assert mean(values, Clusters.of(names)) == first
-    shuffled = Random(0).sample(range(50), 50)
+    shuffled = Random(0).sample(range(50), 50)  # noqa: S311
     again = mean([values[i] for i in shuffled], Clusters.of([names[i] for i in shuffled]))
     assert again.low == pytest.approx(first.low, abs=1e-12)
