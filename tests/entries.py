@@ -110,7 +110,9 @@ def entry_tree(
         "started": "2026-01-01T10:00:00+00:00",
         "finished": "2026-01-01T11:00:00+00:00",
     }
-    floors = {name: dict(zip(("psnr", "mse"), scored(low, images, name, *where), strict=True)) for name, low in FLOORS.items()}
+    floors = {
+        name: dict(zip(("psnr", "mse"), scored(low, images, name, *where), strict=True)) for name, low in FLOORS.items()
+    }
     wrong = dict(zip(("psnr", "mse"), scored(9.5, images, attack, "wrong", *where), strict=True))
     tree = {
         "schema_version": 1,

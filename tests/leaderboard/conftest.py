@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from entries import entry_tree, write_entry
 
 

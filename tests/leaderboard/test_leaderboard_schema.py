@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entries import Tree, entry_tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from entries import Tree, entry_tree
 from leaderboard.reading import DEEPEST, MOST_BYTES, nesting, parse, read
 from leaderboard.schema import Entry
 from leaderboard.site import schema_text
@@ -66,7 +66,7 @@ def test_one_image_stands_on_each_line() -> None:
         ("attack/title", "x" * 301, "attack.title"),
         ("attack/family", "magic", "attack.family"),
         ("attack/citation/url", "javascript:alert(1)", "citation.url"),
-        ("attack/citation/url", "https://a.org/\"onclick=", "citation.url"),
+        ("attack/citation/url", 'https://a.org/"onclick=', "citation.url"),
         ("attack/citation/year", "2020", "citation.year"),
         ("data/name", "a b", "data.name"),
         ("data/split", "tune", "data.split"),
@@ -99,8 +99,16 @@ def test_one_image_stands_on_each_line() -> None:
         ("runs/0/started", "2026-01-01", "runs.0.started"),
         ("runs/0/precision", "16", "runs.0.precision"),
         ("revision", 2, "supersedes"),
-        ("pictures", [{"image": 0, "file": "../x.png", "sha256": "a" * 64, "private_sha256": "a" * 64}], "pictures.0.file"),
-        ("pictures", [{"image": 99, "file": "x.png", "sha256": "a" * 64, "private_sha256": "a" * 64}], "pictures.0.image"),
+        (
+            "pictures",
+            [{"image": 0, "file": "../x.png", "sha256": "a" * 64, "private_sha256": "a" * 64}],
+            "pictures.0.file",
+        ),
+        (
+            "pictures",
+            [{"image": 99, "file": "x.png", "sha256": "a" * 64, "private_sha256": "a" * 64}],
+            "pictures.0.image",
+        ),
         ("submission/by", "", "submission.by"),
         ("unknown", 1, "unknown"),
         ("images/3/unknown", 1, "images.3.unknown"),
@@ -148,7 +156,7 @@ def test_what_is_no_entry_is_refused(content: bytes, said: str) -> None:
 
 
 def test_brackets_in_texts_do_not_nest() -> None:
-    assert nesting(json.dumps({"a": "[[[[{{{{\\\"", "b": [[1]]}).encode()) == 3
+    assert nesting(json.dumps({"a": '[[[[{{{{\\"', "b": [[1]]}).encode()) == 3
     assert nesting(b"[" * 10**6) == DEEPEST + 1
 
 
@@ -214,7 +222,9 @@ def test_whatever_a_file_holds_is_refused_by_name(content: bytes) -> None:
 def test_a_psnr_is_accepted_only_with_its_own_error(value: float) -> None:
     accepted = problems(changed("images/3/psnr", value)) == []
     own = entry_tree()["images"][3]["psnr"]
-    assert accepted == (0 <= value <= 100 and abs(value - own) <= 0.02 + 1e-4) or math.isclose(abs(value - own), 0.02, abs_tol=1e-3)
+    assert accepted == (0 <= value <= 100 and abs(value - own) <= 0.02 + 1e-4) or math.isclose(
+        abs(value - own), 0.02, abs_tol=1e-3
+    )
 
 
 def test_the_json_schema_is_shipped() -> None:

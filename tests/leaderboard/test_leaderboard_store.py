@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entries import Tree, entry_tree, write_entry
 from PIL import Image as Pillow
 
-from entries import Tree, entry_tree, write_entry
 from gibench.errors import RecordError
 from leaderboard import pictures
 from leaderboard.site import build
@@ -109,8 +109,8 @@ def test_a_picture_that_is_not_what_was_scored_is_refused(results: Path) -> None
 def test_rounding_to_8_bits_is_no_difference() -> None:
     buffer = io.BytesIO()
     Pillow.new("RGB", (8, 8), (10, 20, 30)).save(buffer, "PNG")
-    assert pictures.MAGIC == buffer.getvalue()[:8]
-    assert pictures.ROUNDING == pytest.approx(0.00196, abs=1e-5)
+    assert buffer.getvalue()[:8] == pictures.MAGIC
+    assert pytest.approx(0.00196, abs=1e-5) == pictures.ROUNDING
 
 
 def test_links_lead_nowhere(results: Path, tmp_path: Path) -> None:
