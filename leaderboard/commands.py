@@ -76,13 +76,19 @@ def _verify(options: argparse.Namespace) -> int:
                 overrides=options.overrides,
                 trust=options.trust,
                 device=options.accelerator,
+                groups=options.groups,
             )
         for each in compared:
             status = "" if each.status == each.image.status else f", {each.image.status} became {each.status}"
-            _say(f"{each.image.image_id}: {each.image.psnr:.2f} dB recorded, {each.psnr:.2f} dB now{status}")
+            told = f"{each.image.psnr:.2f} dB recorded, {each.psnr:.2f} dB now{status}"
+            if found.measure == "labels, %":
+                told = f"label {each.image.label_inferred} recorded, {each.label} now, {each.image.label} true"
+            _say(f"{each.image.image_id}: {told}")
+    unit = found.measure.split(", ")[1]
     _say(
         f"{found.outcome}: {found.agreed} of {found.images} images agree; mean difference "
-        f"{found.mean_difference:+.3f} dB, largest {found.largest_difference:.3f} dB, tolerance {found.tolerance:g} dB."
+        f"{found.mean_difference:+.3f} {unit}, largest {found.largest_difference:.3f} {unit}, "
+        f"tolerance {found.tolerance:g} {unit}."
     )
     if options.by:
         _say(f"written: {note(options.file, [found])}")

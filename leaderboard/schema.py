@@ -291,12 +291,14 @@ class Entry(_Part):
 class Verification(_Part):
     """What somebody found who ran a sample of an entry again, or scored its stored pictures again.
 
-    kind: "re-run" from the record alone, or "re-score" of the pictures. agreed: how many of `images` are within
-    `tolerance` dB. mean_difference: of the PSNR, this one minus the recorded. outcome: "image by image" where all
+    kind: "re-run" from the record alone, or "re-score" of the pictures. measure: what is compared; labels where they
+    are the whole answer. agreed: how many of `images` are within `tolerance`, or have the same label.
+    mean_difference: this one minus the recorded. outcome: "image by image" where all
     agree, "on average" where their mean does, else "not reproduced".
     """
 
     kind: Literal["re-run", "re-score"]
+    measure: Literal["psnr, dB", "labels, %"]
     outcome: Literal["image by image", "on average", "not reproduced"]
     images: Annotated[int, Field(ge=1)]
     agreed: Count

@@ -87,8 +87,8 @@ class Site:
         self.files[MARK] = b"Written by `gibench leaderboard build`; everything here is replaced by the next one.\n"
         return self.files
 
-    def _page(self, path: str, template: str, *, script: str = "", **values: Any) -> None:  # noqa: ANN401 - what it shows
-        """Render one page under a policy that allows its own scripts and styles, by their hashes, and pictures."""
+    def _page(self, path: str, template: str, *, script: str = "", **values: Any) -> None:  # noqa: ANN401
+        """Render one page; its policy allows its own scripts and styles, by their hashes, and pictures."""
         root = "../" * path.count("/")
         hashes = " ".join(html.source(each) for each in (self.theme, script) if each)
         policy = (

@@ -44,20 +44,37 @@ TOLERANCE = 0.5
 
 @dataclass(frozen=True)
 class Compared:
-    """One image, recorded and run again; status of both, PSNR in dB."""
+    """One image, recorded and run again: status, PSNR in dB, and the inferred label."""
 
     image: Image
     status: str
     psnr: float
+    label: int | None
 
     @property
     def difference(self) -> float:
-        """This run minus the recorded one."""
+        """This run minus the recorded one: in dB, or in percent of right labels where labels are the whole answer."""
+        if self.image.status == "labels":
+            return 100.0 * ((self.label == self.image.label) - (self.image.label_inferred == self.image.label))
         return self.psnr - self.image.psnr
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both say the same, within the tolerance."""
+        if self.image.status == "labels":
+            return self.label == self.image.label_inferred
+        return abs(self.difference) <= TOLERANCE
 
 
 def verify(
-    file: Path, *, images: int, by: str, overrides: Sequence[str] = (), trust: bool = False, device: str = "auto"
+    file: Path,
+    *,
+    images: int,
+    by: str,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
+    device: str = "auto",
+    groups: bool = False,
 ) -> tuple[list[Compared], Verification]:
     """Run whole batches of an entry again until `images` images are compared, a sample that the entry's hash draws.
 
@@ -69,6 +86,8 @@ def verify(
             data and victim are held against the hashes of the record.
         trust: build classes from elsewhere than gibench, too.
         device: auto, cpu, gpu or mps.
+        groups: run the whole groups in which the batches were attacked together, so that even rounding is the same on
+            the same machine; without it only the batches of the sample, which takes less time.
 
     Raises:
         RecordError: when the entry is invalid, or data, victim or seeds are not those of the record.
@@ -81,9 +100,9 @@ def verify(
             check_trusted(run.configuration)
         wanted = [image for image in stored.entry.images if image.run == index]
         share = -(-images // len(stored.entry.runs))
-        compared += _run_again(stored, run, wanted, share, overrides, device)
+        compared += _run_again(stored, run, wanted, share, overrides, device, groups=groups)
     differences = [each.difference for each in compared]
-    agreed = sum(abs(found) <= TOLERANCE for found in differences)
+    agreed = sum(each.agrees for each in compared)
     average = sum(differences) / len(differences)
     finding = "image by image" if agreed == len(compared) else "on average"
     if finding == "on average" and abs(average) > TOLERANCE:
@@ -91,6 +110,7 @@ def verify(
     return compared, Verification.model_validate(
         {
             "kind": "re-run",
+            "measure": "labels, %" if compared[0].image.status == "labels" else "psnr, dB",
             "outcome": finding,
             "images": len(compared),
             "agreed": agreed,
@@ -132,6 +152,7 @@ def rescore(file: Path, *, by: str) -> Verification:
     return Verification.model_validate(
         {
             "kind": "re-score",
+            "measure": "psnr, dB",
             "outcome": outcome,
             "images": len(differences),
             "agreed": agreed,
@@ -171,7 +192,14 @@ def _alone(file: Path) -> tuple[list[Stored], list[Problem]]:
 
 
 def _run_again(
-    stored: Stored, run: Provenance, images: Sequence[Image], least: int, overrides: Sequence[str], device: str
+    stored: Stored,
+    run: Provenance,
+    images: Sequence[Image],
+    least: int,
+    overrides: Sequence[str],
+    device: str,
+    *,
+    groups: bool,
 ) -> list[Compared]:
     job = _job(stored.entry, run, overrides)
     chosen = _sample(images, least, stored.sha256)
@@ -199,8 +227,9 @@ def _run_again(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    groups = [_only(group, chosen) for group in job.data.predict_dataloader()]
-    scored: Any = trainer.predict(task, DataLoader(groups, batch_size=None))  # type: ignore[arg-type]
+    loaded = job.data.predict_dataloader()
+    batches = list(loaded) if groups else [_only(group, chosen) for group in loaded]
+    scored: Any = trainer.predict(task, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     found: dict[tuple[str, int], Record] = {(r.update_id, r.position): r for group in scored for r in group.records}
     compared = []
     for image in images:
@@ -209,7 +238,7 @@ def _run_again(
         again = found[image.update_id, image.position]
         if (again.seed, again.image_id, again.label) != (image.seed, image.image_id, image.label):
             raise RecordError(f"{image.image_id}: image, label or seed are not those of the record.")
-        compared.append(Compared(image, again.status, again.psnr))
+        compared.append(Compared(image, again.status, again.psnr, again.label_inferred))
     return compared
 
 

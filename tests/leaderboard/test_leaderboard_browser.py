@@ -230,7 +230,9 @@ def test_the_policy_stops_what_would_slip_through(browser: Any, folder: Path) ->
     tab.goto((folder / "index.html").as_uri())
     tab.evaluate(
         """() => { document.body.insertAdjacentHTML('beforeend', '<img src="data:," onerror="window.hacked=1">');
-        const script = document.createElement('script'); script.textContent = 'window.hacked=1'; document.body.append(script); }"""
+        const script = document.createElement('script');
+        script.textContent = 'window.hacked=1';
+        document.body.append(script); }"""
     )
     tab.wait_for_timeout(50)
     assert tab.evaluate("window.hacked") is None
@@ -273,8 +275,10 @@ def test_names_for_a_screen_reader(page: Any, folder: Path) -> None:
     assert page.get_by_role("main").count() == page.get_by_role("navigation").count() == 1
     assert page.get_by_role("heading", level=1).count() == 1
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('a, button, input, select')].filter(node => !node.hidden &&
-        !(node.textContent.trim() || node.getAttribute('aria-label') || node.labels?.length)).map(node => node.outerHTML)"""
+        """() => [...document.querySelectorAll('a, button, input, select')]
+        .filter(node => !node.hidden &&
+          !(node.textContent.trim() || node.getAttribute('aria-label') || node.labels?.length))
+        .map(node => node.outerHTML)"""
     )
     assert nameless == []
     assert page.locator("table th:not([scope])").count() == 0
@@ -345,7 +349,8 @@ def test_three_hundred_rows_answer_within_a_second(page: Any, folder: Path) -> N
     )
     assert page.locator("#count").inner_text() == "300 of 300 rows"
     start = page.evaluate(
-        "() => { const entry = performance.getEntriesByType('navigation')[0]; return entry.loadEventEnd - entry.responseStart; }"
+        """() => { const entry = performance.getEntriesByType('navigation')[0];
+        return entry.loadEventEnd - entry.responseStart; }"""
     )
     # A broken page takes tens of seconds; the machine that tests may be busy.
     assert max(took) < 1000 * patience()

@@ -1,4 +1,4 @@
-"""The page as files: the same bytes each time, small, escaped, under a policy, and the README's rows from the same files."""
+"""The page as files: the same bytes each time, small, escaped, under a policy; the README's rows from the same."""
 
 import csv
 import io

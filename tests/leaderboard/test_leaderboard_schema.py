@@ -194,7 +194,7 @@ PLACES = places(BASE)[1:]
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=150)
 @given(where=st.sampled_from(PLACES), value=anything, drop=st.booleans())
 def test_whatever_stands_anywhere_is_accepted_or_named(where: tuple[Any, ...], value: Any, drop: bool) -> None:
-    """No value at any place makes reading fail otherwise than by problems; what is accepted is written and read again."""
+    """No value at any place makes reading fail but by problems; what is accepted is written and read again."""
     tree = copy.deepcopy(BASE)
     node: Any = tree
     for part in where[:-1]:

@@ -145,7 +145,7 @@ def test_rows_of_a_scenario_attack_the_same(results: Path, change: Callable[[Tre
     assert any(complaint in line for line in said(results)), said(results)
 
 
-def superseding(results: Path, sha256: str, revision: int = 2) -> Tree:
+def superseding(sha256: str, revision: int = 2) -> Tree:
     return entry_tree("ig", level=17.0) | {
         "revision": revision,
         "supersedes": {"revision": revision - 1, "sha256": sha256, "reason": "a wrong step size"},
@@ -154,7 +154,7 @@ def superseding(results: Path, sha256: str, revision: int = 2) -> Tree:
 
 def test_a_revision_replaces_the_one_before(results: Path) -> None:
     before = next(each for each in validate(results)[0] if each.file == (results / SCENARIO / "ig.json").resolve())
-    write_entry(results, superseding(results, before.sha256))
+    write_entry(results, superseding(before.sha256))
     stored, problems = validate(results)
     assert problems == []
     assert len(stored) == 5
@@ -164,7 +164,7 @@ def test_a_revision_replaces_the_one_before(results: Path) -> None:
 
 
 def test_a_revision_needs_the_one_before(results: Path) -> None:
-    write_entry(results, superseding(results, "a" * 64, revision=3))
+    write_entry(results, superseding("a" * 64, revision=3))
     assert any("revision 2 is not there" in line for line in said(results))
 
 
