@@ -92,8 +92,8 @@ class Site:
         root = "../" * path.count("/")
         hashes = " ".join(html.source(each) for each in (self.theme, script) if each)
         policy = (
-            f"default-src 'none'; script-src {hashes}; style-src {html.source(self.style)}; img-src 'self' file: data:; "
-            "base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; script-src {hashes}; style-src {html.source(self.style)}; "
+            "img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
         )
         text = self.environment.get_template(template).render(
             root=root,
