@@ -67,6 +67,11 @@ class Row:
         return self.verdict not in ("leak", "leak in part", "labels only")
 
     @property
+    def answers_images(self) -> bool:
+        """Whether there are images to look at, of which a paired difference says something."""
+        return self.verdict not in ("refused", "labels only")
+
+    @property
     def checked(self) -> Checked:
         """What the last verifications say."""
         found = self.stored.verifications.verifications if self.stored.verifications else ()
@@ -98,6 +103,11 @@ class Scenario:
     rows: list[Row]
     floors: list[FloorRow]
     pairs: dict[tuple[int, int], Interval] = field(repr=False)
+
+    @property
+    def comparable(self) -> list[Row]:
+        """The rows that answer images."""
+        return [row for row in self.rows if row.answers_images]
 
 
 @dataclass(frozen=True, kw_only=True)

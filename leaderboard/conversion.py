@@ -153,11 +153,11 @@ def _provenance(run: Run, scenario: str, attack: str, about: Mapping[str, Any]) 
     records = run.records[scenario, attack].values()
     parities = {record.parity for record in records}
     weights = _weights(cell["configuration"]["attack"])
-    configuration = _portable(cell["configuration"])
+    configuration = portable(cell["configuration"])
     return {
         "suite": manifest["name"],
         "size": manifest["size"],
-        "command": _command(manifest["command"]),
+        "command": portable_command(manifest["command"]),
         "configuration": configuration,
         "configuration_sha256": digest(configuration),
         "victim": cell["victim"],
@@ -220,7 +220,7 @@ def _name(name: str) -> str:
     return safe.strip("-_")[:80]
 
 
-def _command(line: str) -> str:
+def portable_command(line: str) -> str:
     """The command without what belongs to the machine alone, such as the folder that it wrote into."""
     words, kept = iter(shlex.split(line)), []
     for word in words:
@@ -228,21 +228,24 @@ def _command(line: str) -> str:
             if "=" not in word:
                 next(words, None)
         else:
-            kept.append(Path(word).name if _is_absolute(word) else word)
+            kept.append(_last_part(word))
     return shlex.join(kept)
 
 
-def _portable(node: Any) -> Any:  # noqa: ANN401 - any configuration
+def portable(node: Any) -> Any:  # noqa: ANN401 - any configuration
     """The configuration without paths of a machine: of an absolute one its last part stays, of `root` nothing."""
     if isinstance(node, dict):
-        return {key: None if key == "root" else _portable(value) for key, value in node.items()}
+        return {key: None if key == "root" else portable(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_portable(value) for value in node]
-    return Path(node).name if isinstance(node, str) and _is_absolute(node) else node
+        return [portable(value) for value in node]
+    return _last_part(node) if isinstance(node, str) else node
 
 
-def _is_absolute(text: str) -> bool:
-    return Path(text).is_absolute() or PureWindowsPath(text).is_absolute()
+def _last_part(text: str) -> str:
+    """Of an absolute path its name; anything else as it is."""
+    if PureWindowsPath(text).is_absolute():
+        return PureWindowsPath(text).name
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _weights(node: Any) -> dict[str, str]:  # noqa: ANN401 - any configuration

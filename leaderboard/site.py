@@ -72,7 +72,7 @@ class Site:
                 for row in scenario.rows:
                     self._row_page(section, scenario, row)
                     self.files[f"entries/{row.name}.json"] = row.stored.file.read_bytes()
-                if len(scenario.rows) > 1:
+                if len(scenario.comparable) > 1:
                     self._compare_page(section, scenario)
         self.index()
         self._families()
@@ -187,7 +187,7 @@ class Site:
         others = [
             (other, scenario.pairs[own, index] if own < index else _negated(scenario.pairs[index, own]))
             for index, other in enumerate(scenario.rows)
-            if index != own and other.verdict not in ("refused", "labels only")
+            if index != own and other.answers_images
         ]
         self._page(
             f"rows/{row.name}.html",
@@ -241,13 +241,14 @@ class Site:
         return known
 
     def _compare_page(self, section: Section, scenario: Scenario) -> None:
-        keys = {
-            key: str(number) for number, key in enumerate(sorted({k for r in scenario.rows for k in scores(r.entry)}))
-        }
-        names = {keys[image.key]: image.image_id for row in scenario.rows for image in row.entry.images}
+        rows = scenario.comparable
+        places = [scenario.rows.index(row) for row in rows]
+        pairs = {(i, j): scenario.pairs[places[i], places[j]] for j in range(len(rows)) for i in range(j)}
+        keys = {key: str(number) for number, key in enumerate(sorted({k for r in rows for k in scores(r.entry)}))}
+        names = {keys[image.key]: image.image_id for row in rows for image in row.entry.images}
         private: dict[str, str] = {}
         listed = []
-        for row in scenario.rows:
+        for row in rows:
             found = {}
             for picture in row.entry.pictures:
                 key = keys[row.entry.images[picture.image].key]
@@ -261,18 +262,18 @@ class Site:
                     "pictures": found,
                 }
             )
-        first = [keys[image.key] for image in scenario.rows[0].entry.images]
-        pairs = {
+        first = [keys[image.key] for image in rows[0].entry.images]
+        written = {
             f"{i},{j}": [_rounded(found.value), _rounded(found.low), _rounded(found.high), found.images]
-            for (i, j), found in scenario.pairs.items()
+            for (i, j), found in pairs.items()
         }
         data = {
             "rows": listed,
-            "pairs": pairs,
+            "pairs": written,
             "images": names,
             "private": private,
             "order": [key for key in first if key in private] + sorted(set(private) - set(first)),
-            "success": scenario.rows[0].entry.success_psnr,
+            "success": rows[0].entry.success_psnr,
         }
         self._page(
             f"compare/{scenario.name}.html",
@@ -280,6 +281,8 @@ class Site:
             script=html.asset("compare.js"),
             section=section,
             scenario=scenario,
+            rows=rows,
+            pairs=pairs,
             pairs_json=html.in_script(data),
         )
 
@@ -287,7 +290,7 @@ class Site:
         lines = []
         for section in self.sections:
             for scenario in section.scenarios:
-                shown = [row for row in scenario.rows if row.verdict not in ("refused", "labels only")]
+                shown = scenario.comparable
                 floors = [floor for floor in scenario.floors if not floor.oracle]
                 if not shown or not floors:
                     continue

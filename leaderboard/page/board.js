@@ -136,7 +136,8 @@
     const scenario = (id) => id.split("--").slice(0, 3).join("--");
     const names = state.pick.map((id) => get(id, "title")).join(" and ");
     const parts = [document.createTextNode(second ? names : `${names}: choose a second row to compare`)];
-    if (second && scenario(first) === scenario(second)) {
+    const paired = (id) => document.querySelector(`tr[data-id="${CSS.escape(id)}"]`).hasAttribute("data-paired");
+    if (second && scenario(first) === scenario(second) && paired(first) && paired(second)) {
       const link = document.createElement("a");
       const hash = new URLSearchParams({ a: first.split("--")[3], b: second.split("--")[3] });
       link.className = "button";
@@ -144,6 +145,8 @@
       link.href = `compare/${scenario(first)}.html#${hash}`;
       link.textContent = "Compare image by image";
       parts.push(link);
+    } else if (second && scenario(first) === scenario(second)) {
+      parts.push(document.createTextNode("do not both answer images, so nothing can be paired."));
     } else if (second) {
       parts.push(document.createTextNode("belong to different scenarios: other images, so nothing can be paired."));
     }

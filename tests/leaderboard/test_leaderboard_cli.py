@@ -1,7 +1,10 @@
 """From a finished run to a verified entry and a page, by the commands alone, on a real run of two attacks."""
 
+import copy
 import json
 import shutil
+import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 
 from gibench.cli import main
 from gibench.errors import ConfigurationError
+from leaderboard.conversion import portable, portable_command
 from leaderboard.exports import BEGIN, END
 from leaderboard.trust import check_trusted
 
@@ -36,8 +40,12 @@ SUITE = {
     "attacks": {
         "ig": {"class_path": "gibench.attacks.inverting_gradients", "init_args": {"steps": 4, "signed": False}},
         "bias": {"class_path": "gibench.attacks.BiasAttack"},
+        "labels": {
+            "class_path": "gibench.attacks.LabelInference",
+            "init_args": {"labels": {"class_path": "gibench.labels.IDLG"}},
+        },
     },
-    "cells": [{"scenario": "photographs-b1", "attacks": ["ig", "bias"], "wrong_update": ["ig"]}],
+    "cells": [{"scenario": "photographs-b1", "attacks": ["ig", "bias", "labels"], "wrong_update": ["ig"]}],
 }
 FOLDER = Path("photographs", "initial_bn-absent_labels-ordered", "photographs-b1")
 
@@ -71,7 +79,7 @@ def board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 
 def test_from_a_run_to_a_verified_entry_and_a_page(run: Path, board: Command, tmp_path: Path) -> None:
     status, printed = board("add", run, "--by", "A. Tester")
-    assert (status, printed.count("new: ")) == (0, 2)
+    assert (status, printed.count("new: ")) == (0, 3)
     file = tmp_path / "results" / FOLDER / "ig.json"
     entry = json.loads(file.read_text())
     assert len(entry["images"]) == 6
@@ -105,7 +113,7 @@ def test_adding_twice_writes_once_and_another_result_needs_a_reason(run: Path, b
     board("add", run, "--by", "A. Tester")
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
     status, printed = board("add", run, "--by", "C. Tester")
-    assert (status, printed.count("there already: ")) == (0, 2)
+    assert (status, printed.count("there already: ")) == (0, 3)
     other = tmp_path / "other"
     shutil.copytree(run, other)
     text = (other / "records.jsonl").read_text()
@@ -166,6 +174,70 @@ def test_a_forged_score_is_not_reproduced(run: Path, board: Command, tmp_path: P
     assert "not reproduced: 0 of 2" in printed
 
 
+def test_labels_are_verified_as_labels(run: Path, board: Command, tmp_path: Path) -> None:
+    board("add", run, "--by", "A. Tester", "--attack", "labels")
+    file = tmp_path / "results" / FOLDER / "labels.json"
+    status, printed = board("verify", file, "--images", 4)
+    assert status == 0
+    assert "image by image: 4 of 4 images agree" in printed
+    assert "label" in printed
+    entry = json.loads(file.read_text())
+    for image in entry["images"]:
+        image["label_inferred"] = (image["label_inferred"] + 1) % 5
+    file.write_text(json.dumps(entry))
+    status, printed = board("verify", file, "--images", 4, "--groups")
+    assert status == 1
+    assert "not reproduced: 0 of 4" in printed
+
+
+def test_runs_of_other_victims_become_one_entry(run: Path, board: Command, tmp_path: Path) -> None:
+    """Another seed of the victim, the same batches: one row whose images know their run."""
+    suite = copy.deepcopy(SUITE)
+    client = suite["scenarios"]["photographs-b1"]["client"]["init_args"]  # type: ignore[index]
+    client["victim"] = {"class_path": "gibench.victims.lenet", "init_args": {"seed": 1}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gibench.runs.manifest.commit", lambda: COMMIT)
+        assert main(["run", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "seed1")]) == 0
+    status, printed = board("add", run, tmp_path / "seed1", "--by", "A. Tester", "--attack", "ig")
+    assert status == 0, printed
+    file = tmp_path / "results" / FOLDER / "ig.json"
+    entry = json.loads(file.read_text())
+    assert [image["run"] for image in entry["images"]] == [0] * 6 + [1] * 6
+    assert len({each["victim"]["weights_sha256"] for each in entry["runs"]}) == 2
+    assert board("validate")[0] == 0
+    status, printed = board("verify", file, "--images", 4)
+    assert status == 0
+    assert "of 4 images agree" in printed
+    assert board("build", "--out", tmp_path / "page")[0] == 0
+    status, printed = board("add", run, run, "--by", "A. Tester", "--attack", "bias")
+    assert status == 1
+    assert "the same victim" in printed
+
+
+def test_the_page_is_served_on_this_machine_alone(run: Path, board: Command, tmp_path: Path) -> None:
+    board("add", run, "--by", "A. Tester")
+    seen: list[tuple[str, bytes]] = []
+    visits: list[threading.Thread] = []
+
+    def look(address: str) -> None:
+        with urllib.request.urlopen(address) as answer:  # noqa: S310 - the server of the line below
+            seen.append((address, answer.read()))
+
+    def visit(address: str) -> None:
+        visits.append(threading.Thread(target=look, args=(address,)))
+        visits[0].start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("webbrowser.open", visit)
+        patch.setattr("http.server.ThreadingHTTPServer.serve_forever", lambda server: [server.handle_request()])
+        assert board("serve", "--out", tmp_path / "page", "--port", 0)[0] == 0
+    visits[0].join(timeout=20)
+    [(address, content)] = seen
+    assert address.startswith("http://127.0.0.1:")
+    assert b"gibench leaderboard" in content
+
+
 def test_another_victim_is_not_verified(run: Path, board: Command, tmp_path: Path) -> None:
     board("add", run, "--by", "A. Tester", "--attack", "ig")
     file = tmp_path / "results" / FOLDER / "ig.json"
@@ -221,3 +293,21 @@ def test_the_readme_block_is_filled_between_its_marks(run: Path, board: Command,
 def test_options_that_are_not_there_are_refused(board: Command, tmp_path: Path) -> None:
     assert board("build", "--colour", "red")[0] == 1
     assert board("validate", tmp_path / "missing.json")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (
+            "gibench run suites/first.yaml --size small --out /tmp/somewhere",
+            "gibench run suites/first.yaml --size small",
+        ),
+        ("gibench run mine.yaml --out=/home/me/runs --limit 20", "gibench run mine.yaml --limit 20"),
+        ("gibench run /home/me/mine.yaml --logger wandb --attack.tv 0.01", "gibench run mine.yaml --attack.tv 0.01"),
+        ("gibench run a.yaml --data.path C:\\\\data\\\\x.npz", "gibench run a.yaml --data.path x.npz"),
+    ],
+)
+def test_what_is_published_holds_no_path_of_a_machine(line: str, kept: str) -> None:
+    assert portable_command(line) == kept
+    tree = {"root": "/data", "path": "/home/me/images.npz", "deep": [{"weights": "/x/lenet.safetensors"}], "tv": 0.1}
+    assert portable(tree) == {"root": None, "path": "images.npz", "deep": [{"weights": "lenet.safetensors"}], "tv": 0.1}
