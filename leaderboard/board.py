@@ -4,7 +4,7 @@ import statistics as plain
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gibench.metrics.intervals import Interval
 from gibench.metrics.label_scores import label_scores
@@ -23,7 +23,8 @@ COLORS: dict[Family, str] = {family: f"c{index}" for index, family in enumerate(
 class Row:
     """One attack on one scenario, with what it is held against.
 
-    psnr, margin, success, labels, gap, control: with 95 % intervals. margin: above the best floor on the same images.
+    psnr, margin, success, labels, gap, control, behind: with 95 % intervals. margin: above the best floor on the same
+    images. behind: paired difference to the best row of the scenario, on common images; None for that row.
     control: PSNR on another client's update, the prior's share (rule R6). gap: the oracle gap (R2). rank: 1 + how many
     rows are better beyond noise; None for rows that do not clear their floor, that have too few images, or that answer
     labels alone. tied: others have the same rank. exact, failed: shares of the images. checked: what `verify` found.
@@ -48,6 +49,7 @@ class Row:
     seconds: float
     offline_seconds: float
     peak_memory_bytes: int
+    behind: Interval | None = None
     rank: int | None = None
     tied: bool = False
 
@@ -149,13 +151,16 @@ def reached(image: Image, psnr: float) -> bool:
 
 
 def _scenario(members: Sequence[Stored]) -> Scenario:
-    rows = sorted((_row(each) for each in members), key=lambda row: (-(row.psnr.value or 0.0), row.entry.attack.name))
+    rows = sorted((_row(each) for each in members), key=_from_best)
     pairs = all_pairs([scores(row.entry) for row in rows])
     able = [place for place, row in enumerate(rows) if _can_rank(row)]
     among = {(able.index(i), able.index(j)): pairs[i, j] for i in able for j in able if i < j}
     found = ranks([rows[place].psnr.value or 0.0 for place in able], among, least=LEAST_IMAGES)
     for place, rank in zip(able, found, strict=True):
-        rows[place] = _with_rank(rows[place], rank, tied=found.count(rank) > 1)
+        rows[place] = _with(rows[place], rank=rank, tied=found.count(rank) > 1)
+    for place, row in enumerate(rows):
+        if place and row.answers_images and rows[0].answers_images:
+            rows[place] = _with(row, behind=negated(pairs[0, place]))
     first = members[0].entry
     return Scenario(
         name="--".join(members[0].identity[:3]),
@@ -167,8 +172,24 @@ def _scenario(members: Sequence[Stored]) -> Scenario:
     )
 
 
-def _with_rank(row: Row, rank: int, *, tied: bool) -> Row:
-    return Row(**{**row.__dict__, "rank": rank, "tied": tied})
+def _with(row: Row, **changes: Any) -> Row:  # noqa: ANN401 - fields of a row
+    return Row(**{**row.__dict__, **changes})
+
+
+def _from_best(row: Row) -> tuple[bool, float, str]:
+    """Rows with images by PSNR, then those of labels alone by their labels."""
+    only_labels = row.verdict == "labels only"
+    best = row.labels if only_labels else row.psnr
+    return only_labels, -((best.value if best else None) or 0.0), row.entry.attack.name
+
+
+def negated(found: Interval) -> Interval:
+    """The interval of b minus a, of that of a minus b."""
+    if found.value is None:
+        return found
+    if found.low is None or found.high is None:
+        return Interval(-found.value, None, None, found.images, found.clusters, found.reason)
+    return Interval(-found.value, -found.high, -found.low, found.images, found.clusters)
 
 
 def _can_rank(row: Row) -> bool:

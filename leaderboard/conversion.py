@@ -174,7 +174,7 @@ def _provenance(run: Run, scenario: str, attack: str, about: Mapping[str, Any]) 
             "seconds": _significant(sum(record.seconds for record in records)),
             "gradient_evaluations": _significant(sum(record.gradient_evaluations for record in records)),
             "peak_memory_bytes": cell["peak_memory_bytes"],
-            "offline_seconds": float(about.get("offline_seconds", 0.0)),
+            "offline_seconds": about.get("offline_seconds", 0.0),
             "offline_what": about.get("offline_what"),
         },
         "started": manifest["started"],

@@ -46,6 +46,7 @@ COLUMNS = (
         "paired with the best answer that needs no update, on the same images",
         (*_with_ends("margin"), "floor", "verdict"),
     ),
+    Column("behind", "behind best, dB", "paired with the best row on common images", _with_ends("behind"), shown=False),
     Column("median", "median, dB", "median PSNR", ("median",), shown=False),
     Column("success", "recovered, %", "share of images with at least 20 dB", _with_ends("success")),
     Column("exact", "exact, %", "share of images with at least 60 dB", _with_ends("exact")),
@@ -108,7 +109,7 @@ def flat(section: Section, scenario: Scenario, row: Row | FloorRow) -> dict[str,
             "fidelity": entry.attack.fidelity,
             **{name: getattr(row, name) for name in (*_PLAIN, "checked")},
         }
-        for name in ("psnr", "margin", "success", "exact", "labels", "gap", "control"):
+        for name in ("psnr", "margin", "success", "exact", "labels", "gap", "control", "behind"):
             some |= _ends(name, getattr(row, name))
     some |= {"data": scenario.rows[0].entry.data.name, "threat_model": section.name, "scenario": scenario.label}
     return {name: _text(some.get(name)) for name in FLAT}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from pydantic import ValidationError
 
 from gibench.attacks import Attack
 from gibench.errors import ConfigurationError, GibenchError
@@ -133,7 +134,8 @@ def describe(name: str, configuration: Mapping[str, Any], about: Mapping[str, An
     """Describe the attack of a configuration: what is known of it, with what `about` says laid over.
 
     Raises:
-        ConfigurationError: for an attack that is not known here and that `about` does not describe.
+        ConfigurationError: for an attack that is not known here and that `about` does not describe, or not as the
+            schema wants it.
     """
     part = configuration["attack"]
     path = str(part["class_path"])
@@ -153,8 +155,12 @@ def describe(name: str, configuration: Mapping[str, Any], about: Mapping[str, An
             f"{path} is not known here; say its title, its family and its citation in a file, and pass --about FILE."
         )
     if isinstance(found["citation"], dict):
-        found["citation"] = found["citation"] | {"authors": tuple(found["citation"].get("authors", ()))}
-    return Method.model_validate(found)
+        found["citation"] = found["citation"] | {"authors": tuple(found["citation"].get("authors") or ())}
+    try:
+        return Method.model_validate(found)
+    except ValidationError as error:
+        said = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)]
+        raise ConfigurationError(f"what is said of {name} does not fit the schema: {'; '.join(said)}") from error
 
 
 def family(configuration: Mapping[str, Any]) -> Family | None:

@@ -292,13 +292,15 @@ class Verification(_Part):
     """What somebody found who ran a sample of an entry again, or scored its stored pictures again.
 
     kind: "re-run" from the record alone, or "re-score" of the pictures. measure: what is compared; labels where they
-    are the whole answer. agreed: how many of `images` are within `tolerance`, or have the same label.
-    mean_difference: this one minus the recorded. outcome: "image by image" where all
-    agree, "on average" where their mean does, else "not reproduced".
+    are the whole answer. whole_groups: whether the batches ran together with those that they were attacked with, so
+    that even rounding is the same on the same machine. agreed: how many of `images` are within `tolerance`, or have the
+    same label. mean_difference: this one minus the recorded. outcome: "image by image" where all agree, "on average"
+    where their mean does, else "not reproduced".
     """
 
     kind: Literal["re-run", "re-score"]
     measure: Literal["psnr, dB", "labels, %"]
+    whole_groups: bool
     outcome: Literal["image by image", "on average", "not reproduced"]
     images: Annotated[int, Field(ge=1)]
     agreed: Count

@@ -10,10 +10,9 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from gibench.errors import ConfigurationError, RecordError
-from gibench.metrics.intervals import Interval
 from gibench.storage import storage
 from leaderboard import charts, html, pictures
-from leaderboard.board import COLORS, Row, Scenario, Section, board, clusters, scores, yardstick_interval
+from leaderboard.board import COLORS, Row, Scenario, Section, board, clusters, negated, scores, yardstick_interval
 from leaderboard.exports import COLUMNS, FLAT, IDENTITY, bibtex, bibtex_key, flat, flat_rows, interval, to_csv
 from leaderboard.schema import LEAST_IMAGES, Family, Image, json_schema
 from leaderboard.statistics import mean
@@ -185,7 +184,7 @@ class Site:
         ]
         own = scenario.rows.index(row)
         others = [
-            (other, scenario.pairs[own, index] if own < index else _negated(scenario.pairs[index, own]))
+            (other, scenario.pairs[own, index] if own < index else negated(scenario.pairs[index, own]))
             for index, other in enumerate(scenario.rows)
             if index != own and other.answers_images
         ]
@@ -346,15 +345,6 @@ def _typed(row: Mapping[str, str]) -> dict[str, str | float | None]:
 
 def _json_number(text: str) -> str:
     return json.dumps(float(text) if any(letter in text for letter in ".en") else int(text))
-
-
-def _negated(found: Interval) -> Interval:
-    """The interval of b minus a, of that of a minus b."""
-    if found.value is None:
-        return found
-    if found.low is None or found.high is None:
-        return Interval(-found.value, None, None, found.images, found.clusters, found.reason)
-    return Interval(-found.value, -found.high, -found.low, found.images, found.clusters)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -85,13 +85,15 @@ def validate(results: Path, only: Sequence[Path] = ()) -> tuple[list[Stored], li
     wanted = [file.resolve() for file in only] or files(root)
     inside = [file for file in wanted if file.is_relative_to(root)]
     read_files = dict.fromkeys([*wanted, *(files(root) if inside else ())])
-    problems = _strangers(root) if not only else []
+    problems: list[Problem] = []
     stored: list[Stored] = []
     for file in read_files:
         found, wrong = _read(file, root if file.is_relative_to(root) else None)
         problems += wrong
         stored += [found] if found else []
     problems += agree([each for each in stored if each.file.is_relative_to(root)])
+    if not only:
+        problems += _strangers(root, stored)
     if only:
         problems = [each for each in problems if each.file in wanted]
         stored = [each for each in stored if each.file in wanted]
@@ -170,23 +172,27 @@ def squared_error(found: Path, private: Path) -> float:
     return float(((pictures.pixels(found) - pictures.pixels(private)) ** 2).mean())
 
 
-def _strangers(root: Path) -> list[Problem]:
+def _strangers(root: Path, stored: Sequence[Stored]) -> list[Problem]:
     """Files below the results that belong to no entry, and links, which could lead out of the folder."""
-    problems, owners = [], set()
+    problems = []
     entries = files(root)
-    for file in entries:
-        owners |= {file, verifications_of(file)}
-    folders = {picture_folder(file) for file in entries} | {file.parent / PRIVATE for file in entries}
+    owned = {path for file in entries for path in (file, verifications_of(file))}
+    for each in stored:
+        for picture in each.entry.pictures:
+            owned |= {picture_folder(each.file) / picture.file, each.file.parent / PRIVATE / picture.file}
+    unread = {file.parent for file in entries} - {each.file.parent for each in stored}
+    unread |= {file.parent for file in set(entries) - {each.file for each in stored}}
     for folder, names, found in os.walk(root, followlinks=False):
         for name in sorted([*names, *found]):
             path = Path(folder, name)
             if path.is_symlink():
                 problems.append(Problem(path, "", "is a link; results are plain files"))
-            elif name in found and path not in owners and not (path.parent in folders and name.endswith(".png")):
-                if path.parent != root or not name.startswith((".git", "README")):
-                    problems.append(Problem(path, "", "belongs to no entry; remove it"))
-            elif name in found and name.endswith(".json") and not _is_verification(name) and not _FILE.fullmatch(name):
+            elif name in names or (path.parent == root and name.startswith((".git", "README"))):
+                continue
+            elif name.endswith(".json") and not _is_verification(name) and not _FILE.fullmatch(name):
                 problems.append(Problem(path, "", "has no name of an entry: attack.json or attack.r2.json"))
+            elif path not in owned and not (name.endswith(".png") and path.parents[1] in unread):
+                problems.append(Problem(path, "", "belongs to no entry; remove it"))
     return problems
 
 

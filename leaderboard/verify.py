@@ -110,6 +110,7 @@ def verify(
     return compared, Verification.model_validate(
         {
             "kind": "re-run",
+            "whole_groups": groups,
             "measure": "labels, %" if compared[0].image.status == "labels" else "psnr, dB",
             "outcome": finding,
             "images": len(compared),
@@ -152,6 +153,7 @@ def rescore(file: Path, *, by: str) -> Verification:
     return Verification.model_validate(
         {
             "kind": "re-score",
+            "whole_groups": False,
             "measure": "psnr, dB",
             "outcome": outcome,
             "images": len(differences),

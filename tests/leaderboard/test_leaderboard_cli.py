@@ -215,6 +215,37 @@ def test_runs_of_other_victims_become_one_entry(run: Path, board: Command, tmp_p
     assert "the same victim" in printed
 
 
+def test_an_attack_of_ones_own_is_described_in_a_file(run: Path, board: Command, tmp_path: Path) -> None:
+    own = change_manifest(run, tmp_path / "own")
+    text = (own / "manifest.json").read_text().replace("gibench.attacks.inverting_gradients", "mine.attacks.best")
+    (own / "manifest.json").write_text(text)
+    status, printed = board("add", own, "--by", "A. Tester", "--attack", "ig")
+    assert status == 1
+    assert "mine.attacks.best is not known here" in printed
+    about = tmp_path / "about.yaml"
+    said = {
+        "title": "Mine",
+        "family": "generative",
+        "fidelity": "own",
+        "offline_seconds": 60,
+        "offline_what": "training",
+    }
+    about.write_text(yaml.safe_dump({"ig": {**said, "surprise": 1}}))
+    status, printed = board("add", own, "--by", "A. Tester", "--attack", "ig", "--about", about)
+    assert status == 1
+    assert "unknown key 'surprise'" in printed
+    about.write_text(yaml.safe_dump({"ig": {**said, "family": "magic"}}))
+    assert board("add", own, "--by", "A. Tester", "--attack", "ig", "--about", about)[0] == 1
+    about.write_text(yaml.safe_dump({"ig": said}))
+    assert board("add", own, "--by", "A. Tester", "--attack", "ig", "--about", about)[0] == 0
+    entry = json.loads((tmp_path / "results" / FOLDER / "ig.json").read_text())
+    assert (entry["attack"]["title"], entry["attack"]["family"]) == ("Mine", "generative")
+    assert entry["runs"][0]["cost"]["offline_seconds"] == 60
+    status, printed = board("verify", tmp_path / "results" / FOLDER / "ig.json")
+    assert status == 1
+    assert "--trust" in printed
+
+
 def test_the_page_is_served_on_this_machine_alone(run: Path, board: Command, tmp_path: Path) -> None:
     board("add", run, "--by", "A. Tester")
     seen: list[tuple[str, bytes]] = []
@@ -302,12 +333,12 @@ def test_options_that_are_not_there_are_refused(board: Command, tmp_path: Path) 
             "gibench run suites/first.yaml --size small --out /tmp/somewhere",
             "gibench run suites/first.yaml --size small",
         ),
-        ("gibench run mine.yaml --out=/home/me/runs --limit 20", "gibench run mine.yaml --limit 20"),
-        ("gibench run /home/me/mine.yaml --logger wandb --attack.tv 0.01", "gibench run mine.yaml --attack.tv 0.01"),
+        ("gibench run mine.yaml --out=/tmp/me/runs --limit 20", "gibench run mine.yaml --limit 20"),
+        ("gibench run /tmp/me/mine.yaml --logger wandb --attack.tv 0.01", "gibench run mine.yaml --attack.tv 0.01"),
         ("gibench run a.yaml --data.path C:\\\\data\\\\x.npz", "gibench run a.yaml --data.path x.npz"),
     ],
 )
 def test_what_is_published_holds_no_path_of_a_machine(line: str, kept: str) -> None:
     assert portable_command(line) == kept
-    tree = {"root": "/data", "path": "/home/me/images.npz", "deep": [{"weights": "/x/lenet.safetensors"}], "tv": 0.1}
+    tree = {"root": "/data", "path": "/data/images.npz", "deep": [{"weights": "/x/lenet.safetensors"}], "tv": 0.1}
     assert portable(tree) == {"root": None, "path": "images.npz", "deep": [{"weights": "lenet.safetensors"}], "tv": 0.1}

@@ -124,7 +124,9 @@ def test_links_lead_nowhere(results: Path, tmp_path: Path) -> None:
     assert not any("secret" in line for line in found)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "ig.html", "page.svg", "ig.verified.txt"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "ig.html", "page.svg", "ig.verified.txt", "ig/more.png", "x.verified.json"]
+)
 def test_strangers_are_refused(results: Path, name: str) -> None:
     (results / SCENARIO / name).write_text("hello")
     assert any("belongs to no entry" in line for line in said(results))
