@@ -23,7 +23,8 @@ from gibench.report.drawing import (
     y_axis,
 )
 from gibench.report.words import percent
-from leaderboard.board import COLORS, FloorRow, Row, clusters
+from leaderboard.board import clusters
+from leaderboard.rows import COLORS, FloorRow, Row
 from leaderboard.statistics import Band, risk_band
 
 _POINTS = 61

@@ -12,7 +12,7 @@ from gibench.errors import ConfigurationError
 from gibench.metrics.intervals import Interval
 from gibench.report.words import bounds, percent, signed
 from gibench.storage import write_atomically
-from leaderboard.board import FloorRow, Row, Scenario, Section
+from leaderboard.rows import FloorRow, Row, Scenario, Section
 from leaderboard.schema import Citation
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"

@@ -5,7 +5,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 CEILING = 100.0
 """dB; what an exact reconstruction counts as."""
@@ -73,3 +73,9 @@ Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/
 Tree = Annotated[dict[str, Any], BeforeValidator(_plain)]
 Versions = Annotated[dict[Annotated[str, Field(max_length=60)], Text | None], Field(max_length=60)]
 PictureName = Annotated[str, AfterValidator(_picture_name)]
+
+
+class Part(BaseModel):
+    """Part of a published file: strict types, finite numbers, no unknown keys, never changed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)

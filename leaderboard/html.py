@@ -15,8 +15,8 @@ from markupsafe import Markup
 from gibench.errors import ConfigurationError
 from gibench.report import words
 from gibench.types import ThreatModel
-from leaderboard.board import COLORS
 from leaderboard.exports import bibtex
+from leaderboard.rows import COLORS
 
 _HEADLINE = {
     "server": {"honest": "", "malicious": "malicious server"},
@@ -72,6 +72,7 @@ def environment() -> Environment:
         "bibtex": bibtex,
         "bounds": words.bounds,
         "color": lambda family: COLORS[family],
+        "counted": lambda number, one, many: f"{number} {one if number == 1 else many}",
         "decibels": words.decibels,
         "headline": headline,
         "in_words": words.threat_model_in_words,

@@ -4,16 +4,14 @@ Numbers are numbers, unknown keys are refused, texts are short and hold no contr
 each other is checked: `Entry` raises pydantic's ValidationError with every problem and its place.
 
 An entry is never changed once it is published. A correction is a new revision (`supersedes`), and what others confirm
-stands in a file of its own (`Verifications`) that names the entry by its SHA-256.
+stands in a file of its own (`leaderboard.verifications`) that names the entry by its SHA-256.
 """
 
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from gibench.precision import Parity
-from gibench.runs.configuration import digest
 from gibench.types import ThreatModel
 from leaderboard import consistency
 from leaderboard.consistency import ROUNDING
@@ -26,13 +24,13 @@ from leaderboard.fields import (
     Hash,
     Moment,
     Name,
+    Part,
     PictureName,
     Seed,
     Share,
     Text,
-    Tree,
-    Versions,
 )
+from leaderboard.provenance import Provenance
 
 SCHEMA_VERSION = 1
 MOST_IMAGES = 20_000
@@ -45,11 +43,7 @@ a density fitted to other images; the range of a generator; an inverter trained 
 images, or for labels alone, and needs no belief."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Data(_Part):
+class Data(Part):
     """Which images were attacked, and how they were put into batches.
 
     split_hashes: SHA-256 of the sorted image ids of the prior, tune and score split (rule R3). content_sha256: of the
@@ -76,7 +70,7 @@ class Data(_Part):
         return self
 
 
-class Citation(_Part):
+class Citation(Part):
     """Where the method comes from."""
 
     title: Text
@@ -86,7 +80,7 @@ class Citation(_Part):
     url: Address | None = None
 
 
-class Method(_Part):
+class Method(Part):
     """The attack.
 
     name: in its suite, and of the file. title: how the page calls it. fidelity: whether the implementation reached the
@@ -106,7 +100,7 @@ class Method(_Part):
         return self
 
 
-class Image(_Part):
+class Image(Part):
     """The score of one private image, the columns of `gibench.types.Record` that the leaderboard uses.
 
     run: which of `runs` it belongs to; several runs differ in the victim's seed.
@@ -142,88 +136,14 @@ class Image(_Part):
         return self.run, self.update_id, self.position
 
 
-class Yardstick(_Part):
+class Yardstick(Part):
     """What a floor or a control scores on the images of the entry, in their order."""
 
     psnr: Annotated[tuple[Decibels, ...], Field(max_length=MOST_IMAGES)]
     mse: Annotated[tuple[Share, ...], Field(max_length=MOST_IMAGES)]
 
 
-class Victim(_Part):
-    """The victim's fingerprint (rule R13)."""
-
-    architecture: Text
-    parameters: Count
-    num_classes: Annotated[int, Field(ge=1, le=100_000)]
-    weights_sha256: Hash
-    initialization: Text | None
-    training_steps: Count | None
-    stage: Text | None
-    test_accuracy: Share | None
-    mean: Text | None
-    std: Text | None
-    dtype: Text
-
-
-class Machine(_Part):
-    """Where it was computed."""
-
-    system: Text
-    python: Text
-    processor: Text | None
-    accelerator: Text | None
-    threads: Count
-    device: Text
-    processes: Count
-
-
-class Cost(_Part):
-    """What a run cost (rule R10), all images together; offline is training, before any update."""
-
-    seconds: Amount
-    gradient_evaluations: Amount
-    peak_memory_bytes: Count
-    offline_seconds: Amount = 0.0
-    offline_what: Text | None = None
-
-
-class Provenance(_Part):
-    """One run behind an entry: all that `verify` needs to run it again.
-
-    configuration: data, client and attack, resolved. configuration_sha256: `gibench.runs.configuration.digest` of it.
-    weights: what weights files other than the victim's the attack used -> their SHA-256. metrics: which were available,
-    or why not. engine: what the engine chose.
-    """
-
-    suite: Text
-    size: Text
-    command: Text
-    configuration: Tree
-    configuration_sha256: Hash
-    victim: Victim
-    weights: Annotated[dict[Text, Hash], Field(max_length=20)]
-    precision: Literal["32-true", "64-true", "tf32", "bf16-mixed"]
-    parity: Parity
-    engine: Tree | None
-    metrics: Annotated[dict[Text, Text], Field(max_length=40)]
-    version: Text
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
-    packages: Versions
-    machine: Machine
-    cost: Cost
-    started: Moment
-    finished: Moment
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if set(self.configuration) != {"data", "client", "attack"}:
-            raise ValueError("configuration: give data, client and attack, and nothing else")
-        if digest(self.configuration) != self.configuration_sha256:
-            raise ValueError("configuration_sha256: is not that of configuration")
-        return self
-
-
-class Supersedes(_Part):
+class Supersedes(Part):
     """Which revision of the same result this one replaces, and why."""
 
     revision: Annotated[int, Field(ge=1, le=999)]
@@ -231,7 +151,7 @@ class Supersedes(_Part):
     reason: Text
 
 
-class Submission(_Part):
+class Submission(Part):
     """Who publishes it, and when."""
 
     by: Text
@@ -239,7 +159,7 @@ class Submission(_Part):
     note: Text | None = None
 
 
-class Picture(_Part):
+class Picture(Part):
     """A stored reconstruction; the private image lies in `private/` of the scenario under the same name."""
 
     image: Count
@@ -248,7 +168,7 @@ class Picture(_Part):
     private_sha256: Hash
 
 
-class Entry(_Part):
+class Entry(Part):
     """One attack on one scenario under one threat model, image by image.
 
     images: in the order in which they were attacked, the same for all attacks on a scenario. floors: what needs no
@@ -286,50 +206,6 @@ class Entry(_Part):
         if problems:
             raise ValueError("; ".join(problems[:20]))
         return self
-
-
-class Verification(_Part):
-    """What somebody found who ran a sample of an entry again, or scored its stored pictures again.
-
-    kind: "re-run" from the record alone, or "re-score" of the pictures. measure: what is compared; labels where they
-    are the whole answer. whole_groups: whether the batches ran together with those that they were attacked with, so
-    that even rounding is the same on the same machine. agreed: how many of `images` are within `tolerance`, or have the
-    same label. mean_difference: this one minus the recorded. outcome: "image by image" where all agree, "on average"
-    where their mean does, else "not reproduced".
-    """
-
-    kind: Literal["re-run", "re-score"]
-    measure: Literal["psnr, dB", "labels, %"]
-    whole_groups: bool
-    outcome: Literal["image by image", "on average", "not reproduced"]
-    images: Annotated[int, Field(ge=1)]
-    agreed: Count
-    mean_difference: Annotated[float, Field(ge=-CEILING, le=CEILING)]
-    largest_difference: Decibels
-    tolerance: Decibels
-    by: Text
-    at: Moment
-    version: Text
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
-    machine: Machine
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.agreed > self.images:
-            raise ValueError(f"agreed: {self.agreed} of {self.images} images")
-        means = abs(self.mean_difference) <= self.tolerance
-        said = "image by image" if self.agreed == self.images else "on average" if means else "not reproduced"
-        if said != self.outcome:
-            raise ValueError(f"outcome: these numbers say {said!r}")
-        return self
-
-
-class Verifications(_Part):
-    """`<attack>.verified.json`: what is confirmed of one entry, which is named by its SHA-256."""
-
-    schema_version: Literal[1]
-    entry_sha256: Hash
-    verifications: Annotated[tuple[Verification, ...], Field(min_length=1, max_length=100)]
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ from markupsafe import Markup
 from gibench.errors import ConfigurationError, RecordError
 from gibench.storage import storage
 from leaderboard import charts, html, pictures
-from leaderboard.board import COLORS, Row, Scenario, Section, board, clusters, negated, scores, yardstick_interval
-from leaderboard.exports import COLUMNS, FLAT, IDENTITY, bibtex, bibtex_key, flat, flat_rows, interval, to_csv
-from leaderboard.schema import LEAST_IMAGES, Family, Image, json_schema
+from leaderboard.album import comparison, gallery, pairs_of
+from leaderboard.board import board, clusters, negated, scores, yardstick_interval
+from leaderboard.exports import COLUMNS, FLAT, IDENTITY, bibtex, bibtex_key, flat, flat_rows, to_csv
+from leaderboard.rows import COLORS, Row, Scenario, Section
+from leaderboard.schema import LEAST_IMAGES, Family, json_schema
 from leaderboard.statistics import mean
-from leaderboard.store import PRIVATE, Stored, picture_folder, place, validate
+from leaderboard.store import Stored, place, validate
 
 MARK = ".gibench-leaderboard"
 """A folder that holds this file was written by `build`, and may be emptied by it."""
@@ -35,18 +36,6 @@ _FIDELITY = {
     "unverified": "unverified: implemented again and not yet held against the official code (R16)",
     "own": "own: there is no other implementation",
 }
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A picture of a row's page."""
-
-    image: Image
-    heading: str
-    found: str
-    private: str
-    start: bool
-    hit: bool
 
 
 class Site:
@@ -198,7 +187,7 @@ class Site:
             least=LEAST_IMAGES,
             fixed=pictures.FIXED,
             crossed=group.crossed,
-            gallery=self._gallery(row),
+            gallery=gallery(row, self._picture),
             dots=charts.dots(row) if shown else None,
             risk=charts.risk_chart(row) if shown else None,
             against=sorted(against, key=lambda item: -(item[1].value or 0.0)) if shown else [],
@@ -207,27 +196,6 @@ class Site:
             record=f"leaderboard/results/{place(entry)}",
             verifications=row.stored.verifications.verifications if row.stored.verifications else (),
         )
-
-    def _gallery(self, row: Row) -> list[Shown]:
-        """The best, median and worst image, then the fixed sample."""
-        entry = row.entry
-        psnr = [image.psnr for image in entry.images]
-        order = sorted(range(len(psnr)), key=lambda image: (psnr[image], image))
-        stored = {picture.image: picture for picture in entry.pictures}
-        wanted = [(order[-1], "best"), (order[len(order) // 2], "median"), (order[0], "worst")]
-        wanted += [(index, "first" if index == 0 else "") for index in range(min(pictures.FIXED, len(psnr)))]
-        return [
-            Shown(
-                image=entry.images[index],
-                heading=heading,
-                found=self._picture(picture_folder(row.stored.file) / stored[index].file),
-                private=self._picture(row.stored.file.parent / PRIVATE / stored[index].file),
-                start=heading == "first",
-                hit=entry.images[index].status == "ok" and entry.images[index].psnr >= entry.success_psnr,
-            )
-            for index, heading in wanted
-            if index in stored
-        ]
 
     def _picture(self, source: Path) -> str:
         """Take a picture in under the hash of its content, and return its path."""
@@ -240,49 +208,15 @@ class Site:
         return known
 
     def _compare_page(self, section: Section, scenario: Scenario) -> None:
-        rows = scenario.comparable
-        places = [scenario.rows.index(row) for row in rows]
-        pairs = {(i, j): scenario.pairs[places[i], places[j]] for j in range(len(rows)) for i in range(j)}
-        keys = {key: str(number) for number, key in enumerate(sorted({k for r in rows for k in scores(r.entry)}))}
-        names = {keys[image.key]: image.image_id for row in rows for image in row.entry.images}
-        private: dict[str, str] = {}
-        listed = []
-        for row in rows:
-            found = {}
-            for picture in row.entry.pictures:
-                key = keys[row.entry.images[picture.image].key]
-                found[key] = self._picture(picture_folder(row.stored.file) / picture.file)
-                private[key] = self._picture(row.stored.file.parent / PRIVATE / picture.file)
-            listed.append(
-                {
-                    "name": row.entry.attack.name,
-                    "psnr": interval(row.psnr),
-                    "scores": {keys[key]: round(value, 2) for key, value in scores(row.entry).items()},
-                    "pictures": found,
-                }
-            )
-        first = [keys[image.key] for image in rows[0].entry.images]
-        written = {
-            f"{i},{j}": [_rounded(found.value), _rounded(found.low), _rounded(found.high), found.images]
-            for (i, j), found in pairs.items()
-        }
-        data = {
-            "rows": listed,
-            "pairs": written,
-            "images": names,
-            "private": private,
-            "order": [key for key in first if key in private] + sorted(set(private) - set(first)),
-            "success": rows[0].entry.success_psnr,
-        }
         self._page(
             f"compare/{scenario.name}.html",
             "compare.html.j2",
             script=html.asset("compare.js"),
             section=section,
             scenario=scenario,
-            rows=rows,
-            pairs=pairs,
-            pairs_json=html.in_script(data),
+            rows=scenario.comparable,
+            pairs=pairs_of(scenario),
+            pairs_json=html.in_script(comparison(scenario, self._picture)),
         )
 
     def _families(self) -> None:
@@ -345,10 +279,6 @@ def _typed(row: Mapping[str, str]) -> dict[str, str | float | None]:
 
 def _json_number(text: str) -> str:
     return json.dumps(float(text) if any(letter in text for letter in ".en") else int(text))
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def _count(number: int, what: str) -> str:

@@ -12,7 +12,8 @@ from gibench.types import ThreatModel
 from leaderboard import pictures
 from leaderboard.agreement import agree
 from leaderboard.reading import Problem, read
-from leaderboard.schema import Entry, Image, Verifications
+from leaderboard.schema import Entry, Image
+from leaderboard.verifications import Verifications
 
 RESULTS = Path(__file__).parent / "results"
 PRIVATE = "private"

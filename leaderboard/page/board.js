@@ -134,7 +134,7 @@
     el("tray").hidden = !first;
     if (!first) return;
     const scenario = (id) => id.split("--").slice(0, 3).join("--");
-    const names = state.pick.map((id) => get(id, "title")).join(" and ");
+    const names = state.pick.map((id) => `${get(id, "title")} (${get(id, "attack")})`).join(" and ");
     const parts = [document.createTextNode(second ? names : `${names}: choose a second row to compare`)];
     const paired = (id) => document.querySelector(`tr[data-id="${CSS.escape(id)}"]`).hasAttribute("data-paired");
     if (second && scenario(first) === scenario(second) && paired(first) && paired(second)) {
