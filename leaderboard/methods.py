@@ -108,6 +108,15 @@ KNOWN: dict[str, tuple[str, Citation | None]] = {
     "gibench.attacks.second_order": ("Second-order matching", None),
     "gibench.attacks.Continuation": ("Softened victims", None),
     "gibench.attacks.GradientMatching": ("Gradient matching", None),
+    "inverters.LearningToInvert": (
+        "Learning to Invert",
+        Citation(
+            title="Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in Federated Learning",
+            authors=("Ruihan Wu", "Xiangyu Chen", "Chuan Guo", "Kilian Q. Weinberger"),
+            year=2023,
+            venue="UAI",
+        ),
+    ),
     "gibench.labels.ILRG": ("iLRG (labels)", _MA),
     "gibench.labels.LLG": ("LLG (labels)", _WAINAKH),
     "gibench.labels.LLGPlus": ("LLG+ (labels)", _WAINAKH),
@@ -120,6 +129,7 @@ KNOWN: dict[str, tuple[str, Citation | None]] = {
 }
 _CLOSED = {"BiasAttack", "RGAP", "SPEAR", "LabelInference"}
 _RISING: tuple[Family, ...] = ("none", "handcrafted", "statistics", "density", "generative", "learned inverter")
+_ROOMS: dict[str, Family] = {"generators": "generative", "inverters": "learned inverter"}
 _FAMILIES: dict[str, Family] = {
     "TotalVariation": "handcrafted",
     "L2Norm": "handcrafted",
@@ -164,7 +174,10 @@ def describe(name: str, configuration: Mapping[str, Any], about: Mapping[str, An
 
 
 def family(configuration: Mapping[str, Any]) -> Family | None:
-    """What an attack believes of images, read off its parts; None where it cannot be built here."""
+    """What an attack believes of images, read off its room or its parts; None where it cannot be built here."""
+    room = str(configuration["attack"]["class_path"]).partition(".")[0]
+    if room in _ROOMS:
+        return _ROOMS[room]
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--attack", type=Attack)
     try:
@@ -178,13 +191,12 @@ def _family(attack: Any) -> Family | None:  # noqa: ANN401 - attacks have no com
     kind = type(attack)
     if kind.__name__ in _CLOSED:
         return "closed form"
-    outer: dict[str, Family] = {"generators": "generative", "inverters": "learned inverter"}
     believed: set[Family] = {"none"}
     parts = [attack, *getattr(attack, "priors", ()), getattr(attack, "pixels", None), getattr(attack, "attack", None)]
     for part in filter(None, parts):
         room = type(part).__module__.partition(".")[0]
-        if room in outer:
-            believed.add(outer[room])
+        if room in _ROOMS:
+            believed.add(_ROOMS[room])
         elif part is getattr(attack, "attack", None):
             believed.add(_family(part) or "none")
         elif type(part).__name__ in _FAMILIES:

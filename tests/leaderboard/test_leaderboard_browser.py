@@ -328,6 +328,18 @@ def test_narrow_screens_scroll_tables_and_nothing_else(page: Any, folder: Path, 
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
+@pytest.mark.parametrize("width", [360, 1000, 1360, 1700])
+def test_menus_open_on_the_screen(page: Any, folder: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((folder / "index.html").as_uri())
+    for menu in ("Columns", "Export"):
+        page.get_by_text(menu).click()
+        box = page.locator(".menu[open] > div").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    assert page.locator(".menu[open]").count() == 1, "one closes the other"
+
+
 def test_three_hundred_rows_answer_within_a_second(page: Any, folder: Path) -> None:
     entries = [
         Entry.model_validate_json(
