@@ -1,6 +1,7 @@
 """The command line: `gibench run`, `tune`, `compare`, `fit` and others. Heavy imports wait for a command."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", "gibench.cli", *arguments]
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, overrides = _parser().parse_known_args(arguments)
-    if overrides and options.command not in ("run", "fit"):
+    if overrides and options.command not in ("run", "fit", "leaderboard"):
         _parser().error(f"{options.command} has no option {overrides[0]!r}")
     supervisor.obey()
     options.line = " ".join(["gibench", *arguments])
@@ -136,6 +137,9 @@ def _parser() -> _Parser:
     tune.add_argument("--out", type=Path, metavar="DIR", help="for the trials (runs/tune-NAME-SIZE)")
     tune.add_argument("--write", type=Path, metavar="FILE", help="for the chosen settings (DIR/NAME-SIZE.yaml)")
     tune.add_argument("--accelerator", default="auto", help="auto (default), cpu, gpu or mps")
+
+    board = commands.add_parser("leaderboard", help="add, validate and verify results, and make the page of them")
+    importlib.import_module("leaderboard.options").add_options(board, common)  # an outer room: by its path
 
     doctor = commands.add_parser(
         "doctor",

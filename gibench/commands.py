@@ -1,6 +1,7 @@
 """The commands behind the command line; this module may import everything."""
 
 import argparse
+import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,6 +129,12 @@ def tune(options: argparse.Namespace) -> int:
             console=CONSOLE,
         )(options.write or out / f"{name}-{options.size}.yaml")
     return 0
+
+
+def leaderboard(options: argparse.Namespace) -> int:
+    """Hand over to the room that has the records and the page; the core does not import it."""
+    status: int = importlib.import_module("leaderboard.commands").main(options)
+    return status
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from gibench.runs.manifest import (
     peak_memory,
     recall_engine,
 )
+from gibench.runs.media import Media
 from gibench.runs.plan import Job
 from gibench.runs.processes import Processes
 from gibench.runs.traces import Tracer
@@ -221,6 +222,7 @@ class Run:
                 Termination(),
                 *(watchers if self.processes.is_first else []),  # before the records: what is recorded has its trace
                 RecordWriter(self.folder, self.journal.file_for(job.scenario, job.name), pictures=self._pictures),
+                Media(),
             ],
             **self.processes.for_trainer(),
             enable_checkpointing=False,

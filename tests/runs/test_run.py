@@ -5,16 +5,20 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
+
+from gibench.records import read_records
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -281,4 +285,44 @@ def test_weights_and_biases_logs_offline_without_an_account(gibench: Command, si
         "run", single, "--out", out, "--limit", 2, "--attack.steps=1", "--logger", "wandb-offline"
     )
     assert status == 0, errors
-    assert list(out.glob("wandb/offline-run-*/*.wandb"))
+    wandb.finish()  # as the end of the process would
+    [log] = out.glob("wandb/offline-run-*/*.wandb")
+    logged = read_back(log)
+    own = [record for record in read_records(out / "records.jsonl") if record.attack == "inverting_gradients"]
+    name = f"{own[0].scenario}/{own[0].attack}"
+    assert logged[f"{name}/psnr"] == pytest.approx(sum(record.psnr for record in own) / len(own))
+    table = json.loads((log.parent / "files" / logged[f"{name}/images/path"]).read_text())
+    column = table["columns"].index("psnr")
+    assert [row[column] for row in table["data"]] == [record.psnr for record in own]
+    assert logged[f"{name}/pictures/count"] == len(own)
+    assert (logged[f"{name}/pictures/width"], logged[f"{name}/pictures/height"]) == (64, 32)  # both side by side
+    for path in logged[f"{name}/pictures/filenames"]:
+        assert (log.parent / "files" / path).read_bytes()[:4] == b"\x89PNG"
+
+
+def read_back(log: Path) -> dict[str, Any]:
+    """The last value of each key that an offline run of Weights & Biases holds."""
+    from wandb.proto.wandb_internal_pb2 import Record as Logged
+
+    found: dict[str, Any] = {}
+    for content in written(log.read_bytes()):
+        logged = Logged()
+        logged.ParseFromString(content)
+        for item in logged.history.item:
+            found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+def written(log: bytes) -> Iterator[bytes]:
+    """The records of a .wandb file: 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left  # a header does not fit into the rest of a block
+            continue
+        length, kind = struct.unpack("<HB", log[place + 4 : place + 7])
+        parts += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            yield parts
+            parts = b""
