@@ -216,7 +216,8 @@ def test_victims(gibench: Command, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped("inverters"))
-def test_inverters(gibench: Command, tmp_path: Path, name: str) -> None:
+def test_inverters(gibench: Command, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a cache goes into runs/pairs
     small = {
         "mlp": '{"hidden": 8}',
         "convolutional": '{"hidden": 8, "channels": 8}',
