@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from gibench import diagnostics
@@ -15,6 +14,7 @@ from gibench.errors import ConfigurationError
 from gibench.runs.compare import RecordedRun, print_comparison, unpaired, write_comparison
 from gibench.runs.compare import compare as compare_runs
 from gibench.runs.configuration import find, load
+from gibench.runs.media import make_logger
 from gibench.runs.parity import write_panel
 from gibench.runs.plan import parse, plan
 from gibench.runs.processes import Processes
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             out=out,
             processes=processes,
             precision=options.precision,
-            logger=_logger(options.logger, name, out),
+            logger=make_logger(options.logger, name, out),
             download=options.command == "run",
             console=CONSOLE,
         )()
@@ -163,12 +163,3 @@ def _train_first(
 
 def _replaces_attack(overrides: list[str]) -> bool:
     return any(word == "--attack" or word.startswith("--attack=") for word in overrides)
-
-
-def _logger(name: str, project: str, out: Path) -> Logger | None:
-    """None stands for CSV files in the run folder."""
-    if name == "csv":
-        return None
-    if name in ("wandb", "wandb-offline"):
-        return WandbLogger(project="gibench", name=project, save_dir=out, offline=name == "wandb-offline")
-    raise ConfigurationError(f"--logger is {name!r}; choose csv, wandb or wandb-offline.")

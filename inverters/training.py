@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +15,8 @@ from gibench.clients import Client
 from gibench.data.base import ImageDataModule
 from gibench.errors import ConfigurationError, NonFiniteError
 from gibench.metrics import psnr
+from gibench.report.pictures import to_image
+from gibench.runs.media import PICTURES, LoggerName, make_logger
 from gibench.seeding import derive
 from gibench.storage import write_atomically
 from gibench.victims.restart import Precision, fit_from
@@ -70,6 +73,7 @@ class InverterTraining(LightningModule):
         self.quality: dict[str, float] = {}
         self.waited = 0
         self._told: list[tuple[int, float, Tensor, Tensor | None]] = []
+        self._shown: list[Any] = []  # private at the left, reconstructed at the right
 
     def training_step(self, pair: Pair, _: int) -> Tensor:
         """The loss of one step's updates."""
@@ -97,6 +101,9 @@ class InverterTraining(LightningModule):
         existence = self.network(pair.features).existence
         exact = None if existence is None else ((existence > 0).sum(1) == pair.images.shape[1]).float().cpu()
         self._told.append((pair.images.shape[1], float(loss) * len(images), values.cpu(), exact))
+        if not self._shown and isinstance(self.logger, WandbLogger):
+            beside = torch.cat([pair.images.flatten(0, 1), found.flatten(0, 1)], dim=-1)
+            self._shown = [to_image(each) for each in beside[:PICTURES].float().cpu()]
 
     def on_validation_epoch_end(self) -> None:
         """Keep the weights if they are the best so far, else count the epoch."""
@@ -112,8 +119,11 @@ class InverterTraining(LightningModule):
             if exact:
                 found[f"tune_count_b{size}"] = float(torch.cat(exact).mean())
         self.log_dict({name: value for name, value in found.items() if name != "epoch"}, prog_bar=True)
+        shown, self._shown = self._shown, []
         if self.trainer.sanity_checking:
             return
+        if isinstance(self.logger, WandbLogger):
+            self.logger.log_image("tune/pictures", images=shown)
         if not self.quality or loss < self.quality["tune_loss"]:
             self.quality, self.waited = found, 0
             self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
@@ -167,6 +177,7 @@ def fit_inverter(
     seed: int = 0,
     accelerator: str = "auto",
     precision: Precision = "32-true",
+    logger: LoggerName = "csv",
 ) -> list[Path]:
     """Train an inverter on the prior split of `data` and return the file of its best weights on the tune split.
 
@@ -197,6 +208,7 @@ def fit_inverter(
         seed: decides weights, order and what defenses draw.
         accelerator: Lightning's, e.g. "cpu" or "gpu".
         precision: Lightning's.
+        logger: "csv", or "wandb" and "wandb-offline", which get pictures of tune images, too.
 
     Raises:
         ConfigurationError: for settings that do not fit together, or the folder holds another training.
@@ -252,7 +264,16 @@ def fit_inverter(
             existence=existence,
         )
         state = out / "resume.ckpt"
-        fit_from(state, module, made, epochs=epochs, callbacks=[], accelerator=accelerator, precision=precision)
+        fit_from(
+            state,
+            module,
+            made,
+            epochs=epochs,
+            callbacks=[],
+            accelerator=accelerator,
+            precision=precision,
+            logger=make_logger(logger, out.name, out),
+        )
         module.network.load_state_dict(module.best)
         save_inverter(card.model_copy(update={"training": told | module.quality}), module.network, reads, file)
         state.unlink(missing_ok=True)

@@ -1,12 +1,32 @@
 """What Weights & Biases shows beyond means: a table of the images of each attack, and pictures beside private ones."""
 
+from pathlib import Path
+from typing import Literal
+
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
+from gibench.errors import ConfigurationError
 from gibench.report.pictures import to_image
 from gibench.scoring import Scored
 from gibench.types import Batch, Record
+
+LoggerName = Literal["csv", "wandb", "wandb-offline"]
+
+
+def make_logger(name: str, project: str, out: Path) -> Logger | None:
+    """The logger of that name; None stands for CSV files in the run folder.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if name == "csv":
+        return None
+    if name in ("wandb", "wandb-offline"):
+        return WandbLogger(project="gibench", name=project, save_dir=out, offline=name == "wandb-offline")
+    raise ConfigurationError(f"--logger is {name!r}; choose csv, wandb or wandb-offline.")
+
 
 PICTURES = 16
 """So many of each attack are logged: the first ones."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -67,10 +67,12 @@ def fit_from(
     callbacks: list[Callback],
     accelerator: str,
     precision: Precision,
+    logger: Logger | None = None,
 ) -> None:
     """Train for `epochs` epochs in all, from `state` where that exists; it is replaced after each epoch.
 
-    Logs go to the folder `log` beside `state`. The global random state on the CPU is left as it was.
+    Logs go to `logger`, or as CSV files to the folder `log` beside `state`. The global random state on the CPU is left
+    as it was.
     """
     with torch.random.fork_rng(devices=[]), _deterministic_convolutions(), _without_advertisements():
         # Not max_steps: with it Lightning takes a resumed epoch for unfinished, and repeats a step.
@@ -84,7 +86,7 @@ def fit_from(
                 ModelCheckpoint(state.parent, state.stem, save_on_train_epoch_end=True, enable_version_counter=False),
                 RichProgressBar(refresh_rate=20),
             ],
-            logger=CSVLogger(state.parent, name="log"),
+            logger=logger or CSVLogger(state.parent, name="log"),
             plugins=[_AtomicCheckpoints()],
             enable_model_summary=False,
             use_distributed_sampler=False,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from helpers import small_victim
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
@@ -168,6 +169,14 @@ def test_a_start_that_does_not_fit(tmp_path: Path) -> None:
         fit(tmp_path / "out", start=first)
     with pytest.raises(WeightsError, match="no inverter"):
         fit(tmp_path / "out", start=tmp_path / "absent", features=None)
+
+
+def test_weights_and_biases_gets_metrics_and_pictures(tmp_path: Path) -> None:
+    fit(tmp_path, epochs=1, logger="wandb-offline")
+    wandb.finish()  # as the end of the process would
+    [log] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"tune_psnr_b1" in log.read_bytes()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/tune/*.png"))) == 16
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
