@@ -48,7 +48,7 @@ class Continuation(Attack):
         self.sharpness = tuple(sharpness)
         self.needs = attack.needs
         self.engine = attack.engine
-        self._softened: tuple[Victim, tuple[bool, float], list[LocalGradient]] | None = None
+        self._softened: tuple[Victim, tuple[bool, float, int], list[LocalGradient]] | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
@@ -57,10 +57,22 @@ class Continuation(Attack):
         soft = [observation.model_copy(update={"simulate": simulate, "victim": simulate.victim}) for simulate in copies]
         with unwatched():
             initial = self.attack.initial
-            found = self.attack.onward(soft[0], initial(observation)) if initial else self.attack(soft[0])
+            stages = [self.attack.onward(soft[0], initial(observation)) if initial else self.attack(soft[0])]
             for sharper in soft[1:]:
-                found = self.attack.onward(sharper, found)
-        return self.attack.onward(observation, found)
+                stages.append(self.attack.onward(sharper, stages[-1]))
+        last = self.attack.onward(observation, stages[-1])
+        return last.model_copy(update={"remarks": self._remarks(stages, last)})
+
+    def _remarks(self, stages: Sequence[Reconstruction], last: Reconstruction) -> tuple[str | None, ...] | None:
+        """What the searches ran into, each with the sharpness of its copy."""
+        told = [(f"sharpness {sharp:g}: ", stage) for sharp, stage in zip(self.sharpness, stages, strict=True)]
+        found = [
+            "; ".join(
+                words + text for words, stage in [*told, ("", last)] if stage.remarks and (text := stage.remarks[row])
+            )
+            for row in range(len(last.images))
+        ]
+        return tuple(words or None for words in found) if any(found) else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies of an attack soften for themselves."""
@@ -75,7 +87,8 @@ class Continuation(Attack):
                 "without."
             )
         victim = white_box(observation)
-        kept, key = self._softened, (victim.training, simulate.scale)
+        versions = sum(tensor._version for tensor in victim.state_dict().values())  # weights may change in place
+        kept, key = self._softened, (victim.training, simulate.scale, versions)
         if kept is None or kept[0] is not victim or kept[1] != key:
             copies = [softened(victim, sharpness, relative=True) for sharpness in self.sharpness]
             kept = self._softened = victim, key, [LocalGradient(copy, scale=simulate.scale) for copy in copies]

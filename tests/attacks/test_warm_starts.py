@@ -156,7 +156,7 @@ def test_each_softened_copy_starts_from_the_answer_of_the_one_before(monkeypatch
     assert stages[0][1] is None
     assert stages[1][1] is stages[0][2]
     assert stages[2][1] is stages[1][2]
-    assert found is stages[2][2]
+    assert found.images is stages[2][2].images
     evaluations = [stage.gradient_evaluations for _, _, stage in stages]
     assert (evaluations[0] > 0).all()
     assert (evaluations[1] > evaluations[0]).all()
@@ -178,6 +178,26 @@ def test_the_copies_are_kept_for_the_same_victim_and_not_copied_with_the_attack(
     assert attack._copies(FedSGD(leaky_chain()).double()(BATCH)) is not first
     assert copy.deepcopy(attack)._softened is None
     assert isinstance(first[0], LocalGradient)
+
+
+def test_weights_that_change_in_place_are_softened_anew() -> None:
+    observation = observe(fully_connected)
+    attack = Continuation(attack=still(None), sharpness=(1.0,))
+    attack(observation)
+    before = attack._softened
+    with torch.no_grad():
+        next(observation.victim.parameters()).mul_(2.0)
+    attack(observation)
+    assert attack._softened is not before
+
+
+def test_what_the_copies_ran_into_is_kept() -> None:
+    observation = observe(fully_connected)
+    searches = Continuation(attack=second_order(steps=1), sharpness=(1.0, 3.0))
+    remarks = searches(observation).remarks
+    assert remarks is not None
+    words = "still moving after 1 steps"
+    assert remarks[0] == f"sharpness 1: {words}; sharpness 3: {words}; {words}"
 
 
 def test_continuation_starts_from_an_initial_attack() -> None:
