@@ -26,10 +26,12 @@ NETWORKS: dict[str, type[Inverter]] = {"mlp": MLP, "convolutional": Convolutiona
 NetworkName = Literal["mlp", "convolutional", "set"]
 METADATA = "gibench_inverter"
 LONGEST = 1 << 20  # bytes of a card
+MOST_TOKENS = 4096
 
 Count = Annotated[int, Field(ge=1, le=10**6)]
+Origin = Literal["in_distribution", "out_of_distribution"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Setting = bool | int | float | str | None
+Setting = bool | Annotated[int, Field(ge=1, le=65536)]
 
 
 class Card(BaseModel):
@@ -39,9 +41,11 @@ class Card(BaseModel):
     features: how it reads updates. shapes: parameter name -> shape, of the updates.
     image_shape: (C, H, W). slots: the images that it answers. batch_sizes: B of the updates that it was trained on.
     victims: SHA-256 of the weights of each victim, in float32. architecture: theirs.
-    update: "gradient" or "fedavg". defense: of the clients, with its settings, or None.
-    probe: what the first client's simulation makes of a fixed batch; it tells local steps and BatchNorm apart.
-    data: name of the auxiliary data. image_ids_sha256: of the images trained on. hash_seed stands in `features`.
+    update: "gradient" or "fedavg". local: the steps behind it. batch_norm: the regime. defense: of the clients, with
+        its settings, or None.
+    probe: the length of what the first client's simulation makes of a fixed batch, for each parameter.
+    hash_sha256: of the map from coordinates to buckets; its seed stands in `features`.
+    data: name of the auxiliary data. origin: what they are to the images attacked. image_ids_sha256: those trained on.
     training: settings and outcome of the training, for the reader.
     """
 
@@ -58,9 +62,13 @@ class Card(BaseModel):
     victims: Annotated[list[Digest], Field(min_length=1)]
     architecture: str
     update: Literal["gradient", "fedavg"]
+    local: dict[str, float | None]
+    batch_norm: Literal["absent", "eval", "private", "shared"]
     defense: str | None
     probe: list[float]
+    hash_sha256: Digest
     data: str
+    origin: Origin
     image_ids_sha256: Digest
     training: dict[str, Any]
 
@@ -75,13 +83,18 @@ class Loaded(NamedTuple):
 
     def features(self) -> UpdateFeatures:
         """How it reads updates, standardized as in its training."""
+        settings, width = self.card.features, self.statistics[0].shape[1]
+        if max(settings.buckets or 0, settings.weights) > width:
+            raise WeightsError(f"{self.path} does not hold the statistics of its features; save or fetch it again.")
         features = UpdateFeatures(
-            shapes={name: tuple(shape) for name, shape in self.card.shapes.items()}, settings=self.card.features
+            shapes={name: tuple(shape) for name, shape in self.card.shapes.items()}, settings=settings
         )
         for buffer, value in zip((features.mean, features.deviation), self.statistics, strict=True):
             if buffer.shape != value.shape:
                 raise WeightsError(f"{self.path} does not hold the statistics of its features; save or fetch it again.")
             buffer.copy_(value)
+        if features.digest() != self.card.hash_sha256:
+            raise WeightsError(f"{self.path} was trained with another hash than its card says; train it again.")
         return features
 
 
@@ -97,7 +110,7 @@ def build(
         raise ConfigurationError(f"there is no network {name!r}; choose one of {', '.join(NETWORKS)}.")
     try:
         return NETWORKS[name](tokens=tokens, width=width, image_shape=image_shape, slots=slots, **settings)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, AssertionError) as error:
         raise ConfigurationError(f"settings {settings} do not fit the network {name!r}: {error}") from error
 
 
@@ -115,7 +128,7 @@ def save_inverter(card: Card, network: Inverter, features: UpdateFeatures, path:
 def load_inverter(path: str | Path) -> Loaded:
     """Read an inverter, on the CPU, in evaluation mode.
 
-    Nothing is built before the tensors of the file are known to be those that its card asks for.
+    No memory is taken for the network before the tensors of the file are known to be those that its card asks for.
 
     Raises:
         WeightsError: the file is missing, no safetensors, without a card, damaged, or not what its card says.
@@ -126,8 +139,12 @@ def load_inverter(path: str | Path) -> Loaded:
     card, tensors = _read(path)
     statistics = tensors.pop("features.mean", None), tensors.pop("features.deviation", None)
     mean, deviation = statistics
-    if mean is None or deviation is None or mean.ndim != 2 or mean.shape != deviation.shape:
+    if mean is None or deviation is None or mean.ndim != 2 or mean.shape != deviation.shape or not mean.numel():
         raise WeightsError(f"{path} does not hold the statistics of its features; save or fetch it again.")
+    if any(value.dtype != torch.float32 for value in (*tensors.values(), mean, deviation)):
+        raise WeightsError(f"{path} holds other types than float32; save or fetch it again.")
+    if not (deviation > 0).all() or len(card.probe) != len(card.shapes) or len(mean) > MOST_TOKENS:
+        raise WeightsError(f"{path} holds statistics or a probe that no training writes; save or fetch it again.")
     tokens, width = mean.shape
     try:
         with torch.device("meta"):
@@ -173,7 +190,7 @@ def _read(path: Path) -> tuple[Card, dict[str, Tensor]]:
 
 
 def weights_sha256(victim: Victim) -> str:
-    """SHA-256 of a victim's parameters and buffers in float32, whatever type it runs in."""
+    """SHA-256 of a victim's parameters and buffers, the same in float32 and float64."""
     digest = hashlib.sha256()
     for name, tensor in sorted(victim.state_dict().items()):
         array = tensor.detach().cpu().float().contiguous()
@@ -182,14 +199,30 @@ def weights_sha256(victim: Victim) -> str:
     return digest.hexdigest()
 
 
-def probe(simulate: Simulate, *, image_shape: tuple[int, ...], batch_size: int, classes: int) -> list[float]:
-    """What a simulation makes of one fixed batch: the length of its update of each parameter."""
+def probe(
+    simulate: Simulate, *, like: Tensor, image_shape: tuple[int, ...], batch_size: int, classes: int
+) -> list[float]:
+    """What a simulation makes of one fixed batch: the length of its update of each parameter.
+
+    Args:
+        simulate: of the client, or of the attacker.
+        like: a parameter of the victim, for device and type.
+        image_shape: (C, H, W).
+        batch_size: B.
+        classes: of the victim.
+    """
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, batch_size, *image_shape, generator=generator)
-    labels = torch.arange(batch_size)[None] % classes
+    images = torch.rand(1, batch_size, *image_shape, generator=generator, dtype=torch.float32).to(like)
+    labels = torch.arange(batch_size, device=like.device)[None] % classes
     with torch.no_grad():
         update = simulate(images, labels)
     return [float(update[name].double().norm()) for name in sorted(update)]
+
+
+def local_of(simulate: Simulate) -> dict[str, float | None]:
+    """The local steps behind an update, as far as the simulation that attackers get says them."""
+    told = {name: getattr(simulate, name, None) for name in ("steps", "size", "rate", "scale")}
+    return {name: None if value is None else float(value) for name, value in told.items()}
 
 
 def shapes_of(client: Client) -> dict[str, tuple[int, ...]]:

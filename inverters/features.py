@@ -1,5 +1,6 @@
 """What an inverter reads of an update: numbers of one fixed length, whatever the victim."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from gibench.errors import ConfigurationError, NonFiniteError, ShapeError
 from gibench.hashing import FeatureHash
 from gibench.types import Update
+
+SHORTEST = 1e-12
+"""Length below which the gradient of a parameter is none, as pruning leaves it."""
 
 Shapes = Mapping[str, torch.Size | tuple[int, ...]]
 
@@ -86,8 +90,8 @@ class UpdateFeatures(nn.Module):
         parts += [settings.weights] if settings.weights else []
         parts += [len(self.shapes)] if settings.relative else []
         self.tokens, self.width = (len(parts), max(parts)) if settings.tokens else (1, sum(parts))
-        self.register_buffer("mean", torch.zeros(self.tokens, self.width))
-        self.register_buffer("deviation", torch.ones(self.tokens, self.width))
+        self.register_buffer("mean", torch.zeros(self.tokens, self.width, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(self.tokens, self.width, dtype=torch.float32))
 
     def forward(self, update: Update, weights: Mapping[str, Tensor]) -> Tensor:
         """Features (U, T, K), in float32.
@@ -102,16 +106,26 @@ class UpdateFeatures(nn.Module):
         features: Tensor = (self.raw(update, weights) - self.mean) / self.deviation
         return features
 
+    def digest(self) -> str:
+        """SHA-256 of the map from coordinates to buckets."""
+        digest = hashlib.sha256()
+        for each in [*self.hashes, *([] if self.weights is None else [self.weights])]:
+            digest.update(each.index.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     @torch.no_grad()
     def fit(self, raw: Tensor) -> None:
         """Measure mean and standard deviation of raw features (N, T, K); what never changes is left at zero.
 
         Raises:
-            NonFiniteError: they hold NaN or infinity.
+            ConfigurationError: there is one pair.
+        NonFiniteError: they hold NaN or infinity.
         """
         if not torch.isfinite(raw).all():
             raise NonFiniteError("the features of the pairs hold NaN or infinity; repair the client's rate or defense.")
         if self.settings.standardize:
+            if len(raw) < 2:
+                raise ConfigurationError("standard deviations need two pairs or more; use more images.")
             # In double: means of a million times the deviation occur, with a victim's last bias.
             mean, deviation = raw.double().mean(0), raw.double().std(0)
             constant = deviation <= 1e-7 * mean.abs().clamp(min=1e-30)
@@ -125,8 +139,7 @@ class UpdateFeatures(nn.Module):
         lengths = torch.stack([update[name].flatten(1).norm(dim=1) for name in self.shapes], dim=1)
         inputs = [_inputs(update, name) for name in self.layers]
         if self.settings.relative:
-            tiny = torch.finfo(lengths.dtype).tiny
-            scales = dict(zip(self.shapes, lengths.clamp(min=tiny).unbind(1), strict=True))
+            scales = dict(zip(self.shapes, lengths.clamp(min=SHORTEST).unbind(1), strict=True))
             update = {name: tensor / _like(scales[name], tensor) for name, tensor in update.items()}
         parts = [
             each({name: update[name] for name in group}) for each, group in zip(self.hashes, self._groups, strict=True)
@@ -138,7 +151,7 @@ class UpdateFeatures(nn.Module):
             hashed = self.weights({name: weights[name].detach()[None] for name in self.shapes})
             parts.append(hashed.expand(len(lengths), -1))
         if self.settings.relative:
-            parts.append(lengths.clamp(min=torch.finfo(lengths.dtype).tiny).log())
+            parts.append(lengths.clamp(min=SHORTEST).log())
         if not self.settings.tokens:
             return torch.cat(parts, 1)[:, None].float()
         padded = [nn.functional.pad(part, (0, self.width - part.shape[1])) for part in parts]

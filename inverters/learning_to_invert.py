@@ -1,5 +1,6 @@
 """Learning to Invert: one forward pass of a network that was trained on pairs of images and updates."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 from gibench.attacks import Attack
 from gibench.errors import RefusalError
 from gibench.needs import Needs
+from gibench.precision import exact
 from gibench.types import Observation, Reconstruction
 from inverters.base import Slots
-from inverters.card import Loaded, load_inverter, probe, weights_sha256
+from inverters.card import Loaded, load_inverter, local_of, probe, weights_sha256
 from inverters.features import UpdateFeatures
 
 CLOSE = 1e-3
@@ -38,14 +40,15 @@ class LearningToInvert(Attack):
         RefusalError: on use, it was trained for another scenario; the error names the difference.
     """
 
-    needs = Needs(prior_data=("in_distribution", "out_of_distribution"), batch_size=("known",))
-
     def __init__(self, *, path: str | Path, moved: bool = False) -> None:
         super().__init__()
         self.loaded: Loaded = load_inverter(path)
+        granted = {"in_distribution", self.loaded.card.origin}  # who may learn from the first may learn from the second
+        self.needs = Needs(prior_data=tuple(sorted(granted)), batch_size=("known",))
         self.moved = moved
         self.network = self.loaded.network
         self.features: UpdateFeatures | None = None
+        self.weights_sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self._checked: nn.Module | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:
@@ -61,14 +64,15 @@ class LearningToInvert(Attack):
             self.features = self.loaded.features()
         device = next(iter(observation.update.values())).device
         features, network = self.features.to(device), self.network.to(device)
-        with torch.no_grad():
+        with torch.no_grad(), exact(device.type):
             read = features(observation.update, dict(observation.victim.named_parameters()))
-            slots: Slots = network(read)
+            # 64-true turns the modules of a task into float64.
+            slots: Slots = network(read.to(next(network.parameters()).dtype))
         chosen, remarks = _choose(slots, size)
         return Reconstruction(
             images=chosen.clamp(0, 1),
             labels=None,
-            objective=read.square().flatten(1).mean(1),  # how unlike the training pairs the update is; there it is 1
+            objective=read.square().flatten(1).mean(1),  # standardized, 1 on the pairs: how unlike them the update is
             gradient_evaluations=torch.zeros(observation.updates, dtype=torch.int64),
             remarks=remarks,
         )
@@ -78,10 +82,13 @@ class LearningToInvert(Attack):
         card, known = self.loaded.card, observation.threat_model
         shapes = {name: list(tensor.shape[1:]) for name, tensor in observation.update.items()}
         defense = None if observation.defense is None else str(observation.defense)
+        steps_known = known.local_steps == "known"
         differences = [
             ("images of shape", tuple(card.image_shape), observation.image_shape),
             ("updates of the kind", card.update, known.update),
+            ("the BatchNorm regime", card.batch_norm, known.batch_norm),
             ("the parameters", *_difference(card.shapes, shapes)),
+            ("the local steps", card.local, local_of(observation.simulate) if steps_known else card.local),
             ("the defense", card.defense, card.defense if known.defense == "unknown" else defense),
         ]
         for what, trained, found in differences:
@@ -102,15 +109,18 @@ class LearningToInvert(Attack):
             )
         like = next(victim.parameters())
         if known.local_steps == "known" and len(card.victims) == 1:
-            probed = probe(
-                lambda images, labels: observation.simulate(images.to(like), labels.to(like.device)),
-                image_shape=observation.image_shape,
-                batch_size=card.batch_sizes[0],
-                classes=observation.num_classes,
-            )
-            if not torch.allclose(torch.tensor(probed), torch.tensor(card.probe), rtol=CLOSE, atol=0):
+            with exact(like.device.type):
+                probed = probe(
+                    observation.simulate,
+                    like=like,
+                    image_shape=observation.image_shape,
+                    batch_size=card.batch_sizes[0],
+                    classes=observation.num_classes,
+                )
+            trained = torch.tensor(card.probe)
+            if not torch.allclose(torch.tensor(probed), trained, rtol=CLOSE, atol=CLOSE * float(trained.max())):
                 raise RefusalError(
-                    f"{self._name()} was trained for other local steps or BatchNorm statistics of the client; {_ADVICE}"
+                    f"{self._name()} was trained for clients that make other updates of the same images; {_ADVICE}"
                 )
 
     def _check_size(self, size: int) -> None:

@@ -18,7 +18,7 @@ from gibench.errors import ConfigurationError
 from gibench.seeding import generator
 from gibench.types import Batch
 from inverters.cache import PairCache
-from inverters.card import probe, weights_sha256
+from inverters.card import local_of, weights_sha256
 from inverters.features import UpdateFeatures
 
 SplitOf = tuple[Tensor, Tensor, tuple[str, ...]]
@@ -120,12 +120,14 @@ class Pairs(LightningDataModule):
         kept = torch.randperm(len(images), generator=generator("pairs", self.seed, name))[:most]
         return images[kept], labels[kept], tuple(ids[row] for row in kept.tolist())
 
-    def prepare(self, updates: int = 2048) -> None:
-        """Fill the cache, and measure the statistics of the features on about so many updates of every kind."""
+    def fill(self) -> None:
+        """Make the pairs of the cache that are not there yet."""
         if self.cache is not None:
-            groups = self.groups(0).split(self.together)
-            steps = [Step(rows, 0, "0") for rows in groups]
+            steps = [Step(rows, 0, "0") for rows in self.groups(0).split(self.together)]
             self.cache.fill([partial(self._made, step) for step in steps], rows=self.together)
+
+    def measure(self, updates: int = 2048) -> None:
+        """Measure the statistics of the features on about so many updates of every kind."""
         steps = []
         kinds = [(client, size) for client in range(len(self.clients)) for size in self.batch_sizes]
         for client, size in kinds:
@@ -146,15 +148,10 @@ class Pairs(LightningDataModule):
 
     def _settings(self) -> dict[str, str | int]:
         client = self.clients[0]
-        simulated = probe(
-            client.simulate,
-            image_shape=client.victim.image_shape,
-            batch_size=self.batch_sizes[0],
-            classes=client.victim.num_classes,
-        )
         return {
             "victim": weights_sha256(client.victim),
-            "probe": json.dumps(simulated),
+            "local": json.dumps(local_of(client.attacker_simulate())),
+            "batch_norm": client.threat_model.batch_norm,
             "defense": str(client.defense),
             "client_seed": client.seed,
             "features": self.features.settings.model_dump_json(),
@@ -190,7 +187,7 @@ class Pairs(LightningDataModule):
         return Pair((raw - features.mean) / features.deviation, private.images)
 
     def train_dataloader(self) -> DataLoader[tuple[Batch, int, Tensor | None]]:
-        """The steps of an epoch: each image of the prior split in one update, up to a rest."""
+        """The steps of an epoch: with one batch size, each image of the prior split in one update, up to a rest."""
         return DataLoader(_Drawn(self, self.prior), sampler=_Order(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[tuple[Batch, int, Tensor | None]]:

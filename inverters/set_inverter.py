@@ -40,6 +40,8 @@ class SetInverter(Inverter):
         hidden: int = 1024,
     ) -> None:
         super().__init__()
+        if max(encoders, decoders) > 64:
+            raise ConfigurationError(f"{encoders} and {decoders} layers are too many; use at most 64 of each.")
         if model % heads:
             raise ConfigurationError(f"model is {model}; choose a multiple of the {heads} heads.")
         channels, height, side = image_shape

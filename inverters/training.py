@@ -26,9 +26,11 @@ from inverters.card import (
     Card,
     Loaded,
     NetworkName,
+    Origin,
     Setting,
     build,
     load_inverter,
+    local_of,
     probe,
     save_inverter,
     shapes_of,
@@ -129,7 +131,15 @@ class InverterTraining(LightningModule):
             self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         else:
             self.waited += 1
-            self.trainer.should_stop = self.patience is not None and self.waited >= self.patience
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.patience is not None and self.waited >= self.patience:
+            self.trainer.should_stop = True
+
+    def on_train_start(self) -> None:
+        """Do not go on where the training had stopped before it was killed."""
+        self._stop()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the best epoch with the state."""
@@ -174,6 +184,7 @@ def fit_inverter(
     existence: float = 0.01,
     start: str | Path | None = None,
     cache: str | Path | None = None,
+    origin: Origin = "in_distribution",
     seed: int = 0,
     accelerator: str = "auto",
     precision: Precision = "32-true",
@@ -205,6 +216,7 @@ def fit_inverter(
         existence: weight.
         start: an inverter to start from, whose network and features are kept; for fine-tuning.
         cache: folder for the pairs, see `Pairs`.
+        origin: whether the data are of the distribution of the images that will be attacked.
         seed: decides weights, order and what defenses draw.
         accelerator: Lightning's, e.g. "cpu" or "gpu".
         precision: Lightning's.
@@ -220,8 +232,12 @@ def fit_inverter(
     begun = None if start is None else load_inverter(start)
     reads = _features(several[0], features, begun)
     most = slots or max(batch_sizes)
+    if begun is not None:
+        network, most = begun.card.network, begun.card.slots
     if network != "set" and [most] != [*batch_sizes]:
-        raise ConfigurationError(f"the network {network!r} answers one batch size; choose 'set' for {[*batch_sizes]}.")
+        raise ConfigurationError(
+            f"the network {network!r} answers batches of {most}, not of {[*batch_sizes]}; choose 'set' for several."
+        )
     if most < max(batch_sizes) or epochs < 1:
         raise ConfigurationError(f"slots is {most} for batches of {max(batch_sizes)}, epochs {epochs}; raise them.")
     out = Path(out)
@@ -247,14 +263,18 @@ def fit_inverter(
         "existence": existence,
         "seed": seed,
         "precision": precision,
+        "cached": cache is not None,
+        "tune_ids_sha256": _ids_sha256(made.tune[2]),
         "start": None if begun is None else hashlib.sha256(begun.path.read_bytes()).hexdigest(),
     }
-    card = _card(begun.card if begun else None, made, network, dict(settings or {}), most, data.name, told)
+    card = _card(begun.card if begun else None, made, network, dict(settings or {}), most, data.name, origin, told)
     inverter = _network(card, reads, begun, seed)
-    _claim(out, card.model_dump_json(indent=2))
+    # Without the probe, whose last digits differ between machines.
+    _claim(out, card.model_dump_json(indent=2, exclude={"probe"}))
     if not file.is_file():
+        made.fill()
         if begun is None:
-            made.prepare()
+            made.measure()
         module = InverterTraining(
             inverter,
             epochs=epochs,
@@ -287,6 +307,7 @@ def _card(
     settings: dict[str, Setting],
     slots: int,
     data: str,
+    origin: Origin,
     training: dict[str, Any],
 ) -> Card:
     first = made.clients[0]
@@ -302,26 +323,46 @@ def _card(
         victims=[weights_sha256(each.victim) for each in made.clients],
         architecture=victim.architecture,
         update=first.threat_model.update,
+        local=local_of(first.attacker_simulate()),
+        batch_norm=first.threat_model.batch_norm,
         defense=None if first.defense is None else str(first.defense),
         probe=probe(
             first.simulate,
+            like=next(victim.parameters()),
             image_shape=victim.image_shape,
             batch_size=made.batch_sizes[0],
             classes=victim.num_classes,
         ),
+        hash_sha256=made.features.digest(),
         data=data,
-        image_ids_sha256=hashlib.sha256("\n".join(sorted(made.prior[2])).encode()).hexdigest(),
+        origin=origin,
+        image_ids_sha256=_ids_sha256(made.prior[2]),
         training=training,
     )
+
+
+def _ids_sha256(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def _clients(client: Client | None, clients: Sequence[Client]) -> list[Client]:
     several = [*([] if client is None else [client]), *clients]
     if not several or (client is not None and clients):
         raise ConfigurationError("name the client whose updates are inverted: `client` for one, or `clients`.")
-    kinds = {(str(shapes_of(each)), str(each.defense), each.threat_model.update) for each in several}
+    kinds = {
+        (
+            str(shapes_of(each)),
+            str(each.defense),
+            each.threat_model.update,
+            each.threat_model.batch_norm,
+            str(local_of(each.attacker_simulate())),
+        )
+        for each in several
+    }
     if len(kinds) > 1:
-        raise ConfigurationError("the clients differ in victim, defense or kind of update; only weights may differ.")
+        raise ConfigurationError(
+            "the clients differ in victim, defense, BatchNorm regime or local steps; only weights may differ."
+        )
     return several
 
 

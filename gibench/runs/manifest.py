@@ -85,6 +85,10 @@ def check_settings(manifest: dict[str, Any], jobs: Sequence[Job], *, precision: 
             raise RecordError(f"{folder} holds {job.scenario} x {job.name} with other settings; choose another --out.")
         if cell["victim"] != job.client.victim.fingerprint():
             raise RecordError(f"{folder} holds {job.scenario} x {job.name} of another victim; choose another --out.")
+        if cell.get("attack_weights", []) != attack_weights(job):
+            raise RecordError(
+                f"{folder} holds {job.scenario} x {job.name} of another trained attack; choose another --out."
+            )
 
 
 def availability(quality: ImageQuality, jobs: Sequence[Job]) -> dict[str, str]:
@@ -117,6 +121,11 @@ def find_cell(manifest: dict[str, Any], job: Job) -> dict[str, Any] | None:
     return next((cell for cell in cells if (cell["scenario"], cell["attack"]) == (job.scenario, job.name)), None)
 
 
+def attack_weights(job: Job) -> list[str]:
+    """SHA-256 of the files of weights that the attack and its parts were loaded from."""
+    return sorted(str(module.weights_sha256) for module in job.attack.modules() if hasattr(module, "weights_sha256"))
+
+
 def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
     """The entry of a job that has not begun."""
     return {
@@ -125,6 +134,7 @@ def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
         "configuration": job.configuration,
         "threat_model": job.client.threat_model.model_dump(),
         "victim": job.client.victim.fingerprint(),
+        "attack_weights": attack_weights(job),
         "data": job.data.describe(),
         "precision": precision,
         "device": None,

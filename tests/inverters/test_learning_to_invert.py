@@ -13,7 +13,7 @@ from small_pairs import Shrunk, client
 from torch import nn
 
 from gibench.attacks import GradientMatching
-from gibench.clients import Client, FedAvg
+from gibench.clients import Client, FedAvg, FedSGD
 from gibench.defenses import GaussianNoise, SignCompression
 from gibench.errors import GibenchError, RefusalError, ShapeError, ThreatModelError, WeightsError
 from gibench.labels import Given
@@ -118,6 +118,14 @@ OTHER: dict[str, tuple[Client, int, str]] = {
     "architecture": (client(victim=small_victim(side=8, batch_norm=False, num_classes=11)), 1, "the parameters"),
     "defense": (client(defense=SignCompression()), 1, "the defense None, this client has SignCompression"),
     "batch size": (client(), 2, "batches of 1, this client has 2"),
+    "auxiliary data": (
+        FedSGD(
+            small_victim(),
+            threat_model=ThreatModel(victim="initial", batch_norm="absent", prior_data="out_of_distribution"),
+        ),
+        1,
+        "prior_data",
+    ),
     "kind of update": (
         FedAvg(
             small_victim(),
@@ -136,7 +144,7 @@ OTHER: dict[str, tuple[Client, int, str]] = {
 def test_another_scenario_is_refused_and_named(trained: Callable[..., Path], name: str) -> None:
     other, size, words = OTHER[name]
     attack = LearningToInvert(path=trained("mlp", client(), **MLP))
-    with pytest.raises(RefusalError, match=words):
+    with pytest.raises((RefusalError, ThreatModelError), match=words):
         attack(observed(other, size=size)[1])
 
 
@@ -152,7 +160,7 @@ def test_other_local_steps_are_refused(trained: Callable[..., Path]) -> None:
     clients = [FedAvg(small_victim(), steps=steps, rate=0.5, threat_model=known) for steps in (2, 3)]
     attack = LearningToInvert(path=trained("fedavg", clients[0], **MLP | {"epochs": 1}))
     attack(observed(clients[0])[1])
-    with pytest.raises(RefusalError, match="other local steps"):
+    with pytest.raises(RefusalError, match="the local steps"):
         attack(observed(clients[1])[1])
 
 
@@ -162,8 +170,6 @@ def test_weights_that_moved_are_accepted_when_asked(trained: Callable[..., Path]
 
 
 def test_the_threat_model_has_to_grant_auxiliary_data(trained: Callable[..., Path]) -> None:
-    from gibench.clients import FedSGD
-
     attack = LearningToInvert(path=trained("mlp", client(), **MLP))
     with pytest.raises(ThreatModelError, match="prior_data"):
         attack(observed(FedSGD(small_victim()))[1])
@@ -198,7 +204,7 @@ def changed(path: Path, folder: Path, change: Callable[[dict[str, Any], dict[str
     [
         (lambda card, _: card.update(network="evil"), "network"),
         (lambda card, _: card.update(network="convolutional"), "network.draw"),
-        (lambda card, _: card["settings"].update(hidden=10**9), "does not fit the network"),
+        (lambda card, _: card["settings"].update(hidden=10**9), "settings.hidden"),
         (lambda card, _: card["settings"].update(hidden="wide"), "settings"),
         (lambda card, _: card.update(extra=1), "extra"),
         (lambda card, _: card.update(version=2), "version"),
@@ -208,6 +214,9 @@ def changed(path: Path, folder: Path, change: Callable[[dict[str, Any], dict[str
         (lambda _, tensors: tensors.pop("network.layers.0.bias"), "layers.0.bias"),
         (lambda _, tensors: tensors["network.layers.0.bias"].fill_(torch.nan), "NaN"),
         (lambda _, tensors: tensors.update(more=torch.zeros(1)), "more"),
+        (lambda card, _: card["probe"].pop(), "no training writes"),
+        (lambda _, tensors: tensors["features.deviation"].zero_(), "no training writes"),
+        (lambda _, tensors: tensors.update({"network.layers.0.bias": torch.zeros(64).half()}), "float32"),
     ],
 )
 def test_files_that_were_tampered_with(
@@ -225,6 +234,34 @@ def test_a_card_that_asks_for_other_features_is_refused(trained: Callable[..., P
     attack = LearningToInvert(path=changed(trained("mlp", client(), **MLP), tmp_path, change))
     with pytest.raises(GibenchError, match="statistics"):
         attack(observed(client())[1])
+
+
+def test_a_card_that_names_another_hash_is_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    def change(card: dict[str, Any], _: dict[str, torch.Tensor]) -> None:
+        card["features"]["seed"] = 5
+
+    attack = LearningToInvert(path=changed(trained("mlp", client(), **MLP), tmp_path, change))
+    with pytest.raises(WeightsError, match="another hash"):
+        attack(observed(client())[1])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_a_run_in_another_precision_is_served(trained: Callable[..., Path], precision: str) -> None:
+    """Lightning sets the default type, or autocast, around an attack."""
+    attack = LearningToInvert(path=trained("mlp", client(), **MLP))
+    expected = attack(observed(client())[1]).images
+    attack = LearningToInvert(path=trained("mlp", client(), **MLP))
+    if precision == "64-true":
+        batch, double = observed(client())[0].to(torch.float64), client().double()
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = attack(double(batch)).images
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = attack(observed(client())[1]).images
+    assert torch.allclose(found.float(), expected, atol=1e-2)
 
 
 def test_files_without_a_card(tmp_path: Path) -> None:

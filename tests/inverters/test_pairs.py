@@ -20,7 +20,8 @@ from inverters.cache import PairCache
 
 def test_the_features_of_a_pair_are_those_of_the_update_that_the_client_sends() -> None:
     made = pairs([client(defense=SignCompression())], batch_sizes=(2,))
-    made.prepare()
+    made.fill()
+    made.measure()
     step = next(iter(made.train_dataloader()))
     pair = made.on_after_batch_transfer(step, 0)
     observation = client(defense=SignCompression())(step[0])
@@ -71,7 +72,8 @@ def test_steps_draw_among_batch_sizes_and_clients() -> None:
 def test_every_kind_of_client_makes_pairs() -> None:
     local = FedAvg(small_victim(), steps=2, rate=0.1)
     made = pairs([local], batch_sizes=(2,))  # type: ignore[list-item]
-    made.prepare()
+    made.fill()
+    made.measure()
     step = next(iter(made.train_dataloader()))
     weights = dict(local.victim.named_parameters())
     expected = made.features(local(step[0]).update, weights)
@@ -80,13 +82,15 @@ def test_every_kind_of_client_makes_pairs() -> None:
 
 def cached(folder: Path, **arguments: Any) -> list[Tensor]:
     made = pairs([client()], cache=folder, batch_sizes=(2,), **arguments)
-    made.prepare()
+    made.fill()
+    made.measure()
     return raw_of(made)
 
 
 def test_a_cache_holds_the_pairs_that_would_be_made(tmp_path: Path) -> None:
     made = pairs([client()], cache=tmp_path, batch_sizes=(2,))
-    made.prepare()
+    made.fill()
+    made.measure()
     for step in made.train_dataloader():
         fresh = (made.raw(step[0], 0) - made.features.mean) / made.features.deviation
         assert torch.equal(made.on_after_batch_transfer(step, 0).features, fresh)

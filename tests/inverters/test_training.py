@@ -86,6 +86,22 @@ def test_a_killed_training_continues_exactly(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "cut" / "resume.ckpt").exists()
 
 
+def test_a_training_that_had_stopped_early_and_was_killed_is_only_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    changes: dict[str, Any] = {"epochs": 20, "patience": 1, "learning_rate": 0.3}
+    whole = fit(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patched:
+        patched.setattr("inverters.training.save_inverter", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(tmp_path / "cut", **changes)
+    assert fit(tmp_path / "cut", **changes).read_bytes() == whole.read_bytes()
+    assert card(whole).training["epoch"] < 18
+
+
 def test_training_stops_where_the_tune_split_no_longer_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
     original = InverterTraining.on_validation_epoch_end
@@ -123,6 +139,7 @@ def test_fine_tuning_starts_from_another_inverter(tmp_path: Path) -> None:
     first = fit(tmp_path / "first")
     moved = client(seed=1)
     changes = {"client": moved, "features": None, "epochs": 1, "images": 64, "learning_rate": 1e-9}
+    changes["cache"] = tmp_path / "pairs"
     second = fit(tmp_path / "second", start=first, **changes)
     before, after = load_file(first), load_file(second)
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
@@ -133,6 +150,13 @@ def test_fine_tuning_starts_from_another_inverter(tmp_path: Path) -> None:
 def test_an_inverter_for_weights_that_move(tmp_path: Path) -> None:
     found = card(fit(tmp_path, clients=[client(), client(seed=1)], epochs=1))
     assert len(set(found.victims)) == 2
+
+
+def test_a_setting_that_changes_the_result_is_another_training(tmp_path: Path) -> None:
+    fit(tmp_path / "out", epochs=1)
+    for change in ({"tune": 32}, {"cache": tmp_path / "pairs"}, {"images": 99}, {"origin": "out_of_distribution"}):
+        with pytest.raises(ConfigurationError, match="training with other settings"):
+            fit(tmp_path / "out", epochs=1, **change)
 
 
 def test_the_published_schedule() -> None:
@@ -167,6 +191,8 @@ def test_a_start_that_does_not_fit(tmp_path: Path) -> None:
     first = fit(tmp_path / "first", epochs=1)
     with pytest.raises(ConfigurationError, match="keeps its features"):
         fit(tmp_path / "out", start=first)
+    with pytest.raises(ConfigurationError, match="batches of 1, not of"):
+        fit(tmp_path / "out", start=first, features=None, batch_sizes=[2])
     with pytest.raises(WeightsError, match="no inverter"):
         fit(tmp_path / "out", start=tmp_path / "absent", features=None)
 
