@@ -75,17 +75,19 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
     substitute({key: value for key, value in tree.items() if key in ("reference", "attacks", "cells")}, every)
     if "reference" in tree:
         _named(tree["attacks"], substitute(tree["reference"], values), "attack")
+    defined = tree["attacks"] if isinstance(tree["attacks"], dict) else {}
     found: list[Cell] = []
     for row in tree["cells"]:
         require(row, f"{name}: cells", needed={"scenario", "attacks"}, allowed={"wrong_update", "data"})
         for member, (own, scenario) in _named(templates, substitute(row["scenario"], values), "scenario").items():
-            changes = row["attacks"] if isinstance(row["attacks"], dict) else {}
+            changes = substitute(row["attacks"], own) if isinstance(row["attacks"], dict) else {}
             for attack in row["attacks"]:
-                attacked = merge(_named(tree["attacks"], attack, "attack"), changes.get(attack) or {})
+                attacks = {name: substitute(node, own) if name == attack else node for name, node in defined.items()}
+                attacked = merge(_named(attacks, attack, "attack"), changes.get(attack) or {})
                 parts = {
                     "data": merge(scenario["data"], substitute(row.get("data", {}), own)),
                     "client": copy.deepcopy(scenario["client"]),
-                    "attack": substitute(attacked, own),
+                    "attack": attacked,
                 }
                 found.append(Cell(member, attack, parts, wrong_update=attack in row.get("wrong_update", ())))
     keys = [(cell.scenario, cell.attack) for cell in found]
@@ -140,8 +142,9 @@ def trainings(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
         if not isinstance(entries, dict):
             raise ConfigurationError(f"{name}: {room} must map names to trainings; see configs/{room} for their form.")
         values = _values(tree, name=name, size=size) if entries else {}
-        for entry in entries:
-            template = _named(entries, entry, kind)
+        whole = {entry: substitute(node, values) if isinstance(node, str) else node for entry, node in entries.items()}
+        for entry in whole:
+            template = _named(whole, entry, kind)
             members = _members(entry, template, values, where=f"{name}: {room}: {entry}")
             found |= {f"{room}/{member}": training for member, (_, training) in members.items()}
     return found
