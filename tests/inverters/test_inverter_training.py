@@ -38,7 +38,7 @@ def card(path: Path) -> Card:
 
 
 def test_it_beats_the_mean_image(tmp_path: Path) -> None:
-    found = card(fit(tmp_path, epochs=25)).training
+    found = card(fit(tmp_path, epochs=15)).training
     images = Shrunk().split("prior")[0]
     held_out = Shrunk().split("tune")[0]
     floor = (-10 * (held_out - images.mean(0)).square().flatten(1).mean(1).log10()).mean()

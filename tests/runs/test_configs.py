@@ -45,6 +45,7 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("noise_limit", "small"),  # the same, and Jacobians
     ("noise_limit", "full"),
     ("second_order", "small"),  # Jacobians of every pixel
+    ("leaderboard_first", "full"),
     ("second_order", "full"),
     ("second_order_pairs", "small"),
     ("second_order_pairs", "full"),
