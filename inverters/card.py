@@ -98,6 +98,12 @@ class Loaded(NamedTuple):
         return features
 
 
+def build_for(card: Card, *, tokens: int, width: int) -> Inverter:
+    """Make the network on a card, with new weights; see `build`."""
+    shape = tuple(card.image_shape)
+    return build(card.network, card.settings, tokens=tokens, width=width, image_shape=shape, slots=card.slots)
+
+
 def build(
     name: str, settings: dict[str, Setting], *, tokens: int, width: int, image_shape: tuple[int, ...], slots: int
 ) -> Inverter:
@@ -148,14 +154,7 @@ def load_inverter(path: str | Path) -> Loaded:
     tokens, width = mean.shape
     try:
         with torch.device("meta"):
-            network = build(
-                card.network,
-                card.settings,
-                tokens=tokens,
-                width=width,
-                image_shape=tuple(card.image_shape),
-                slots=card.slots,
-            )
+            network = build_for(card, tokens=tokens, width=width)
     except ConfigurationError as error:
         raise WeightsError(f"{path}: {error}") from error
     expected = {f"network.{name}": value for name, value in network.state_dict().items()}

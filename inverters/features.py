@@ -103,7 +103,11 @@ class UpdateFeatures(nn.Module):
         Raises:
             ShapeError: names or shapes are those of another victim.
         """
-        features: Tensor = (self.raw(update, weights) - self.mean) / self.deviation
+        return self.standardized(self.raw(update, weights))
+
+    def standardized(self, raw: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation that `fit` measured, or loaded; (U, T, K)."""
+        features: Tensor = (raw - self.mean) / self.deviation
         return features
 
     def digest(self) -> str:

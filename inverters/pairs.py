@@ -1,11 +1,10 @@
 """Pairs of updates and images, as many as wanted: what an inverter is trained on."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -14,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gibench.clients import Client
 from gibench.data.groups import update_id
+from gibench.data.splits import ids_hash
 from gibench.errors import ConfigurationError
 from gibench.seeding import generator
 from gibench.types import Batch
+from gibench.victims.training import Images, split_for
 from inverters.cache import PairCache
 from inverters.card import local_of, weights_sha256
 from inverters.features import UpdateFeatures
-
-SplitOf = tuple[Tensor, Tensor, tuple[str, ...]]
 
 
 class Pair(NamedTuple):
@@ -42,16 +41,6 @@ class Step(NamedTuple):
     client: int
     name: str
     kept: Tensor | None = None
-
-
-class HasSplits(Protocol):
-    """A data module of `gibench.data`."""
-
-    name: str
-
-    def split(self, name: Literal["prior", "tune"]) -> SplitOf:
-        """Images (N, C, H, W), labels (N,) and their ids."""
-        ...
 
 
 class Pairs(LightningDataModule):
@@ -82,7 +71,7 @@ class Pairs(LightningDataModule):
         self,
         *,
         clients: Sequence[Client],
-        data: HasSplits,
+        data: LightningDataModule,
         features: UpdateFeatures,
         batch_sizes: Sequence[int] = (1,),
         together: int = 256,
@@ -107,14 +96,8 @@ class Pairs(LightningDataModule):
         if cache is not None:
             self.cache = PairCache(cache, settings=self._settings(), row=(features.tokens, features.width))
 
-    def _split(self, data: HasSplits, name: Literal["prior", "tune"], most: int | None) -> SplitOf:
-        images, labels, ids = data.split(name)
-        victim = self.clients[0].victim
-        if tuple(images.shape[1:]) != victim.image_shape or int(labels.max()) >= victim.num_classes:
-            raise ConfigurationError(
-                f"the victim takes images of {victim.image_shape} in {victim.num_classes} classes, the data are "
-                f"{tuple(images.shape[1:])} in {int(labels.max()) + 1}; choose data that fit."
-            )
+    def _split(self, data: LightningDataModule, name: Literal["prior", "tune"], most: int | None) -> Images:
+        images, labels, ids = split_for(data, name, self.clients[0].victim)
         if most is None or most >= len(images):
             return images, labels, ids
         kept = torch.randperm(len(images), generator=generator("pairs", self.seed, name))[:most]
@@ -155,13 +138,13 @@ class Pairs(LightningDataModule):
             "defense": str(client.defense),
             "client_seed": client.seed,
             "features": self.features.settings.model_dump_json(),
-            "image_ids_sha256": hashlib.sha256("\n".join(self.prior[2]).encode()).hexdigest(),
+            "image_ids_sha256": ids_hash(self.prior[2]),
             "batch_size": self.batch_sizes[0],
             "together": self.together,
             "seed": self.seed,
         }
 
-    def batch(self, split: SplitOf, step: Step) -> Batch:
+    def batch(self, split: Images, step: Step) -> Batch:
         """The private batch of one step; its update ids name the step, so that defenses draw anew."""
         images, labels, ids = split
         names = tuple(tuple(ids[row] for row in each) for each in step.rows.tolist())
@@ -183,8 +166,7 @@ class Pairs(LightningDataModule):
         """Make the updates of a step where the training runs."""
         private, client, kept = batch
         raw = self.raw(private, client) if kept is None else kept
-        features = self.features.to(raw.device)
-        return Pair((raw - features.mean) / features.deviation, private.images)
+        return Pair(self.features.to(raw.device).standardized(raw), private.images)
 
     def train_dataloader(self) -> DataLoader[tuple[Batch, int, Tensor | None]]:
         """The steps of an epoch: with one batch size, each image of the prior split in one update, up to a rest."""
@@ -238,7 +220,7 @@ class _Order(Sampler[Step]):
 
 
 class _Drawn(Dataset[tuple[Batch, int, Tensor | None]]):
-    def __init__(self, pairs: Pairs, split: SplitOf) -> None:
+    def __init__(self, pairs: Pairs, split: Images) -> None:
         self.pairs, self.split = pairs, split
 
     def __getitem__(self, step: Step) -> tuple[Batch, int, Tensor | None]:

@@ -153,7 +153,8 @@ def bibtex(citation: Citation) -> str:
 def bibtex_key(citation: Citation) -> str:
     """Letters and digits only."""
     word = next((word for word in re.findall(r"\w+", citation.title) if len(word) > 3), "")
-    name = f"{citation.authors[0].split()[-1]}{citation.year}{word}"
+    surname = (citation.authors[0].split() or [""])[-1]
+    name = f"{surname}{citation.year}{word}"
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]", "", plain).lower() or "unnamed"
 

@@ -9,11 +9,12 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from gibench.errors import ConfigurationError
 from gibench.report import words
+from gibench.report.page import escaping
 from gibench.types import ThreatModel
 from leaderboard.exports import bibtex
 from leaderboard.rows import COLORS
@@ -60,13 +61,7 @@ def headline(threat_model: ThreatModel) -> str:
 
 def environment() -> Environment:
     """Names, citations and configurations are somebody else's text: escaped. A missing variable is an error."""
-    environment = Environment(
-        loader=PackageLoader("leaderboard", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = escaping("leaderboard", "page")
     environment.filters |= {
         "amount": words.amount,
         "bibtex": bibtex,

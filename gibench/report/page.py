@@ -89,15 +89,19 @@ def write_report(run_folder: Path) -> Path:
     return write_atomically(page.encode(), run_folder / "report.html")
 
 
-def _environment() -> Environment:
-    """Names in records and manifests are somebody else's text: escaped. A missing variable is an error."""
-    environment = Environment(
-        loader=PackageLoader("gibench", "report"),
+def escaping(package: str, folder: str) -> Environment:
+    """Templates whose text is somebody else's, and so escaped. A missing variable is an error."""
+    return Environment(
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _environment() -> Environment:
+    environment = escaping("gibench", "report")
     environment.filters |= {
         "amount": words.amount,
         "bounds": words.bounds,

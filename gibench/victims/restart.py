@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from gibench.errors import WeightsError
+from gibench.errors import ConfigurationError, WeightsError
 from gibench.seeding import generator
 from gibench.storage import write_atomically
 
@@ -44,6 +44,19 @@ class EpochOrder(Sampler[Tensor]):
         # A generator function, because Lightning asks for the iterator before it sets the epoch.
         order = torch.randperm(self.size, generator=generator("order", self.seed, self.epoch))
         yield from torch.split(order, self.batch_size)
+
+
+def claim(folder: Path, settings: str) -> None:
+    """Note the settings of a training in its folder.
+
+    Raises:
+        ConfigurationError: the folder holds a training with others.
+    """
+    noted = folder / "training.json"
+    if not noted.exists():
+        write_atomically(settings.encode(), noted)
+    elif noted.read_text() != settings:
+        raise ConfigurationError(f"{folder} holds a training with other settings ({noted}); choose another folder.")
 
 
 def shift_and_mirror(images: Tensor) -> Tensor:

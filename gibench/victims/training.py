@@ -16,11 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from gibench.defenses import Defense
 from gibench.errors import ConfigurationError
 from gibench.seeding import derive
-from gibench.storage import write_atomically
 from gibench.victims.base import Victim
 from gibench.victims.checkpoints import KeepWeights
 from gibench.victims.defended import check_defended, released_gradient
-from gibench.victims.restart import EpochOrder, Precision, fit_from, shift_and_mirror
+from gibench.victims.restart import EpochOrder, Precision, claim, fit_from, shift_and_mirror
 
 IG_MILESTONES = (1 / 2.667, 1 / 1.6, 1 / 1.142)
 """When "Inverting Gradients" divides the learning rate by ten: near 3/8, 5/8 and 7/8 of the training."""
@@ -167,8 +166,8 @@ def fit_victim(
         augment=augment,
         defense=defense,
     )
-    images, labels, ids = _split(data, "prior", victim)
-    held_out, held_out_labels, held_out_ids = _split(data, "score", victim)
+    images, labels, ids = split_for(data, "prior", victim)
+    held_out, held_out_labels, held_out_ids = split_for(data, "score", victim)
     out = Path(out)
     settings = {
         "victim": victim.fingerprint(),
@@ -183,7 +182,7 @@ def fit_victim(
         "precision": precision,
         **({} if defense is None else {"defense": str(defense)}),
     }
-    _claim(out, json.dumps(settings, indent=2))
+    claim(out, json.dumps(settings, indent=2))
     state = out / "resume.ckpt"
     paths = {step: out / f"{victim.architecture}_step{step}.safetensors" for step in kept}
     if not all(path.is_file() for path in paths.values()):
@@ -207,10 +206,15 @@ class _Data(Protocol):
     def split(self, name: Literal["prior", "tune", "score"]) -> tuple[Tensor, Tensor, tuple[str, ...]]: ...
 
 
-_Split = tuple[Tensor, Tensor, tuple[str, ...]]
+Images = tuple[Tensor, Tensor, tuple[str, ...]]
 
 
-def _split(data: LightningDataModule, name: Literal["prior", "score"], victim: Victim) -> _Split:
+def split_for(data: LightningDataModule, name: Literal["prior", "tune", "score"], victim: Victim) -> Images:
+    """Images, labels and ids of a split, for a victim.
+
+    Raises:
+        ConfigurationError: they do not fit it.
+    """
     images, labels, ids = cast(_Data, data).split(name)
     if images.shape[1:] != victim.image_shape or int(labels.max()) >= victim.num_classes:
         raise ConfigurationError(
@@ -218,12 +222,3 @@ def _split(data: LightningDataModule, name: Literal["prior", "score"], victim: V
             f"{tuple(images.shape[1:])} in {int(labels.max()) + 1}; set the victim's image_shape and num_classes."
         )
     return images, labels, ids
-
-
-def _claim(folder: Path, settings: str) -> None:
-    """Note the settings in the folder, or raise if it holds a training with others."""
-    noted = folder / "training.json"
-    if not noted.exists():
-        write_atomically(settings.encode(), noted)
-    elif noted.read_text() != settings:
-        raise ConfigurationError(f"{folder} holds a training with other settings ({noted}); choose another folder.")

@@ -77,7 +77,7 @@ def step(settings: argparse.Namespace) -> dict[str, float]:
     together = settings.together
     pairs = Pairs(clients=[client], data=CIFAR10(), features=features, together=together, images=4 * together)
     network = MLP(tokens=1, width=features.width, image_shape=(3, 32, 32), slots=1, hidden=settings.hidden)
-    training = InverterTraining(network, epochs=1)
+    training = InverterTraining(network)
     optimizer = torch.optim.Adam(network.parameters())
     loader = pairs.train_dataloader()
     step = next(iter(loader))

@@ -92,7 +92,7 @@ def test_a_cache_holds_the_pairs_that_would_be_made(tmp_path: Path) -> None:
     made.fill()
     made.measure()
     for step in made.train_dataloader():
-        fresh = (made.raw(step[0], 0) - made.features.mean) / made.features.deviation
+        fresh = made.features.standardized(made.raw(step[0], 0))
         assert torch.equal(made.on_after_batch_transfer(step, 0).features, fresh)
     assert not equal(raw_of(made, 0), raw_of(made, 1))
 
@@ -178,7 +178,7 @@ def test_bad_settings(arguments: dict[str, Any], words: str) -> None:
 
 
 def test_images_that_do_not_fit_the_victim_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="choose data that fit"):
+    with pytest.raises(ConfigurationError, match="set the victim's image_shape"):
         pairs([client(victim=small_victim(num_classes=3))])
-    with pytest.raises(ConfigurationError, match="choose data that fit"):
+    with pytest.raises(ConfigurationError, match="set the victim's image_shape"):
         pairs([client(victim=small_victim(side=16))])

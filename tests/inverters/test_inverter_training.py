@@ -95,7 +95,7 @@ def test_a_training_that_had_stopped_early_and_was_killed_is_only_written(
     changes: dict[str, Any] = {"epochs": 20, "patience": 1, "learning_rate": 0.3}
     whole = fit(tmp_path / "whole", **changes)
     with monkeypatch.context() as patched:
-        patched.setattr("inverters.training.save_inverter", killed)
+        patched.setattr("inverters.fitting.save_inverter", killed)
         with pytest.raises(RuntimeError, match="killed"):
             fit(tmp_path / "cut", **changes)
     assert fit(tmp_path / "cut", **changes).read_bytes() == whole.read_bytes()
@@ -160,7 +160,7 @@ def test_a_setting_that_changes_the_result_is_another_training(tmp_path: Path) -
 
 
 def test_the_published_schedule() -> None:
-    module = InverterTraining(torch.nn.Linear(1, 1), epochs=4, milestones=[0.75])  # type: ignore[arg-type]
+    module = InverterTraining(torch.nn.Linear(1, 1), milestones=[0.75])  # type: ignore[arg-type]
     module.trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False)
     module.trainer.fit_loop.setup_data = lambda: None  # type: ignore[method-assign]
     module.trainer.fit_loop.max_batches = 10
@@ -178,7 +178,7 @@ def test_the_published_schedule() -> None:
         ({"network": "set", "batch_sizes": [3], "slots": 2}, "slots is 2"),
         ({"epochs": 0}, "epochs 0"),
         ({"settings": {"depth": 3}}, "depth"),
-        ({"client": client(victim=small_victim(num_classes=2))}, "choose data that fit"),
+        ({"client": client(victim=small_victim(num_classes=2))}, "set the victim's image_shape"),
     ],
 )
 def test_bad_settings_come_before_compute(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from entries import entry_tree, write_entry
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gibench.errors import ConfigurationError
@@ -177,6 +177,7 @@ def test_json_in_a_script_cannot_end_it(text: str) -> None:
     assert json.loads(written)["text"] == text or text == "text"
 
 
+@example(text=" ")
 @given(text=hostile)
 def test_bibtex_keeps_its_braces(text: str) -> None:
     citation = Citation.model_construct(title=text, authors=(text, "B. Author"), year=2020, venue=text, url=None)
