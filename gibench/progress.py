@@ -29,6 +29,7 @@ class Step(NamedTuple):
 
 Watcher = Callable[[Step], None]
 _watchers: ContextVar[tuple[tuple[object, Watcher], ...]] = ContextVar("watchers", default=())
+_part: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 0))
 
 
 def report(step: Step) -> None:
@@ -36,6 +37,9 @@ def report(step: Step) -> None:
     watchers = _watchers.get()
     if not watchers:
         return
+    before, total = _part.get()
+    if total:
+        step = step._replace(done=before + step.done, total=total)
     with untimed():
         for _, watcher in watchers:
             watcher(step)
@@ -57,6 +61,16 @@ def watching(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _watchers.set(tuple(entry for entry in _watchers.get() if entry[0] is not own))
+
+
+@contextmanager
+def part(before: int, total: int) -> Iterator[None]:
+    """Count the steps of searches inside the block on from `before`, of `total`: they are parts of one search."""
+    token = _part.set((before, total))
+    try:
+        yield
+    finally:
+        _part.reset(token)
 
 
 @contextmanager

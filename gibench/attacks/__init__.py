@@ -6,6 +6,9 @@ from gibench.attacks.bayes_optimal import bayes_optimal
 from gibench.attacks.continuation import Continuation
 from gibench.attacks.controls import WrongUpdate, prior_alone
 from gibench.attacks.dlg import dlg
+from gibench.attacks.ggl import ggl
+from gibench.attacks.gias import gias
+from gibench.attacks.gifd import gifd
 from gibench.attacks.gradient_matching import GradientMatching
 from gibench.attacks.gradinversion import gradinversion
 from gibench.attacks.idlg import idlg
@@ -32,6 +35,9 @@ __all__ = [
     "WrongUpdate",
     "bayes_optimal",
     "dlg",
+    "ggl",
+    "gias",
+    "gifd",
     "gradinversion",
     "idlg",
     "inverting_gradients",

@@ -6,12 +6,13 @@ from gibench.attacks.base import Attack
 from gibench.attacks.gradient_matching import GradientMatching
 from gibench.errors import ConfigurationError
 from gibench.likelihoods import Flat
+from gibench.search.generated import Generated
 from gibench.types import Observation, Reconstruction
 
 
 def prior_alone(attack: GradientMatching) -> GradientMatching:
     """Return the attack with a flat likelihood: what it answers when the update says nothing."""
-    if not attack.priors:
+    if not attack.priors and not isinstance(attack.pixels, Generated):
         raise ConfigurationError("the attack has no prior, so that there is nothing to show alone.")
     return GradientMatching(
         likelihood=Flat(),
@@ -19,6 +20,7 @@ def prior_alone(attack: GradientMatching) -> GradientMatching:
         search=attack.search,
         labels=attack.labels,
         pixels=attack.pixels,
+        then=attack.stages[1:],
         restarts=attack.restarts,
         ball=attack.ball,
         engine=deepcopy(attack.engine),

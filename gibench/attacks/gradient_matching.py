@@ -1,12 +1,11 @@
 """Gradient matching: search the images whose simulated update explains the observed one. The engine of most attacks."""
 
 import gc
-import math
 import sys
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +13,17 @@ from torch import Tensor, nn
 from gibench.attacks.back_end_trial import seconds_per_row
 from gibench.attacks.base import Attack
 from gibench.attacks.posterior import Posterior, Row, check_coupled, warn_of_kinks, white_box
+from gibench.attacks.stages import Found, check_stages, make_ready, search_rows
 from gibench.engine import Backend, Engine, Prepared
-from gibench.engine.backends import precise
 from gibench.engine.memory import is_out_of_memory
 from gibench.errors import ConfigurationError
 from gibench.labels import LabelSource
 from gibench.likelihoods import Likelihood
 from gibench.priors import Prior
 from gibench.progress import unwatched
-from gibench.search import Ball, Objective, Pixels, Representation, Search
-from gibench.search.evaluation import Variables, unknowns
+from gibench.search import Ball, Objective, Pixels, Representation, Search, Stage
+from gibench.search.evaluation import Variables
 from gibench.types import Observation, Reconstruction
-
-
-class Found(NamedTuple):
-    """What the search of some rows found, all leading with the rows."""
-
-    images: Tensor
-    labels: Tensor
-    match: Tensor
-    evaluations: Tensor
-    refused: list[str | None]
-    remarks: list[str | None]
 
 
 class GradientMatching(Attack):
@@ -52,6 +40,8 @@ class GradientMatching(Attack):
         search: the optimizer.
         labels: where the labels come from; None optimizes a soft label for each image, from N(0, 1) logits (DLG).
         pixels: how images are parametrized, started and bounded; None is `Pixels()`.
+        then: further searches, each from where the one before ended (GIAS, GIFD). The answer of a row is that of the
+            stage whose best iterate matches the update best, as restarts are chosen.
         initial: an attack from whose answer the first restart of each update sets out, as near as `pixels` can come to
             it; the other restarts, and updates that it has no answer for, start as `pixels` says. Its labels are not
             used, its gradient evaluations count.
@@ -72,6 +62,7 @@ class GradientMatching(Attack):
         search: Search,
         labels: LabelSource | None,
         pixels: Representation | None = None,
+        then: Sequence[Stage] = (),
         initial: Attack | None = None,
         restarts: int = 1,
         ball: Ball | None = None,
@@ -88,6 +79,7 @@ class GradientMatching(Attack):
         self.search = search
         self.labels = labels
         self.pixels: Representation = pixels or Pixels()
+        self.then = nn.ModuleList(then)
         self.initial = initial
         self.restarts = restarts
         self.ball = ball if ball and ball.radius else None
@@ -96,7 +88,7 @@ class GradientMatching(Attack):
         self.needs = self.needs.also({"batch_size": ("known",)}).also(labels.needs if labels else {})
         for needs in (
             likelihood.needs,
-            self.pixels.needs,
+            *(stage.pixels.needs for stage in self.stages),
             initial.needs if initial else {},
             *(prior.needs for prior in priors),
         ):
@@ -104,11 +96,14 @@ class GradientMatching(Attack):
         self.coupled = any(prior.couples for prior in priors)  # whether the restarts of an update are one problem
         if self.coupled:
             check_coupled(priors, search, restarts, self.ball)
-        if search.least_squares and (self.ball or hidden == "drawn"):
-            raise ConfigurationError(
-                f"{type(search).__name__} searches a fixed sum of squares; leave the ball out, search what is hidden."
-            )
+        check_stages(self.stages, fixed=not (self.ball or hidden == "drawn"), coupled=self.coupled, warm=bool(initial))
         self._last: tuple[Observation, Posterior] | None = None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All searches in their order."""
+        first = Stage(pixels=self.pixels, search=self.search)
+        return [first, *(stage for stage in self.then if isinstance(stage, Stage))]
 
     def forward(self, observation: Observation) -> Reconstruction:
         """See `Attack`."""
@@ -190,18 +185,22 @@ class GradientMatching(Attack):
 
     def prepare(self, observation: Observation) -> Prepared:
         """Let the engine choose how this observation's rows are computed."""
-        numbers, size = self.pixels.numbers(observation.image_shape), observation.known_batch_size()
+        shape, size = observation.image_shape, observation.known_batch_size()
         entries = sum(value[0].numel() for value in observation.update.values())
         element = next(iter(observation.update.values())).element_size()
         posterior = self.posterior(observation)
-        # Of least squares, values are few, and what they lose near zero would matter: the generic way serves.
-        evaluations = 0 if self.search.least_squares else self.search.work(size * numbers)
+        evaluations, held = 0, []
+        for pixels, search in ((stage.pixels, stage.search) for stage in self.stages):
+            unknown = size * (pixels.numbers(shape) + observation.num_classes)
+            held.append(search.bytes_per_row(unknown, entries, element) + element * size * pixels.passing(shape))
+            # Of least squares, values are few, and what they lose near zero would matter: the generic way serves.
+            evaluations += 0 if search.least_squares else search.work(unknown)
         return self.engine.prepare(
             posterior.observation,
             posterior.hypothesis.likelihood,
             restarts=self.restarts,
             evaluations=observation.updates * self.restarts * evaluations,
-            state_bytes=self.search.bytes_per_row(size * (numbers + observation.num_classes), entries, element)
+            state_bytes=max(held)
             + element * posterior.prior_numbers
             + (self.ball.samples - 1 if self.ball else 0) * posterior.observation.bytes_per_update,
             trial=partial(seconds_per_row, self, observation),
@@ -242,41 +241,15 @@ class GradientMatching(Attack):
             searches: how many of this size there will be.
         """
         objective, start = self.problem(observation, rows, prepared.backend)
-        objective.capture &= self.engine.compile != "off"
-        if self.coupled or not self.search.fixed_rows:
-            why = "a prior couples restarts" if self.coupled else "this search evaluates ever other numbers of rows"
-            self.engine.leave_uncompiled(prepared, why)
-            return objective, start
-        with torch.enable_grad(), precise(objective.value):
-            objective.fast = self.engine.compiled(
-                prepared,
-                objective.evaluate,
-                start,
-                objective.known(),
-                evaluations=math.ceil(self.search.work(unknowns(start)) * searches),
-                rows=len(rows),
-            )
-        return objective, start
+        return make_ready(self, objective, start, prepared, stage=0, searches=searches), start
 
     def _search_if_memory_lasts(
         self, observation: Observation, rows: Sequence[Row], prepared: Prepared
     ) -> Found | None:
         """Search rows together; None where several are too many."""
         try:
-            return self._search(observation, rows, prepared)
+            return search_rows(self, self.posterior(observation), rows, prepared)
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(rows) == 1:
                 raise
             return None
-
-    def _search(self, observation: Observation, rows: Sequence[Row], prepared: Prepared) -> Found:
-        objective, start = self.ready(observation, rows, prepared)
-        with torch.enable_grad(), precise(objective.value):  # the search itself is never in mixed precision
-            self.search(objective, start)
-        samples = self.ball.samples if self.ball else 1  # each is a gradient
-        images, labels, _ = objective.decode(objective.best)
-        images = images.clamp(0, 1)
-        images[~objective.match.isfinite()] = torch.nan
-        labels = labels if self.labels else labels.argmax(2)
-        evaluations = objective.evaluations * samples
-        return Found(images, labels, objective.match, evaluations, objective.refused, objective.remarks)

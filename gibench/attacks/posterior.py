@@ -15,8 +15,8 @@ from gibench.errors import ConfigurationError, RefusalError
 from gibench.likelihoods import Hypothesis
 from gibench.priors import Prior
 from gibench.progress import untimed
-from gibench.search import Adam, Ball, Objective, Search
-from gibench.search.evaluation import BALL, Guess, Variables
+from gibench.search import Adam, Ball, Given, Objective, Representation, Search, Stage
+from gibench.search.evaluation import BALL, Guess, Known, Variables
 from gibench.seeding import derive, normal_rows
 from gibench.types import Observation, Reconstruction
 from gibench.victims import Victim, rough_parts
@@ -52,7 +52,8 @@ class Posterior(NamedTuple):
         bound = cls(attack, hypothesis, None)
         for prior in bound.priors:
             prior.check(observation)
-        attack.pixels.check(observation)
+        for stage in attack.stages:
+            stage.pixels.check(observation)
         return bound._replace(labels=attack.labels(hypothesis.observation) if attack.labels else None)
 
     def onward(self, found: Reconstruction) -> Self:
@@ -98,29 +99,52 @@ class Posterior(NamedTuple):
 
     def objective(self, rows: Sequence[Row], backend: Backend) -> tuple[Objective, Variables]:
         """The objective of the given rows, and where their search starts."""
+        seeds = self._seeds(rows)
+        victim = white_box(self.observation)
+        start = self._start(self.observation, victim, seeds)
+        if self.initial is not None:
+            start["pixels"] = self._warm(start["pixels"], self.initial, victim, rows)
+        return self._objective(rows, backend, self.attack.pixels, {}), start
+
+    def after(
+        self, before: Objective, previous: Stage, stage: Stage, rows: Sequence[Row], backend: Backend
+    ) -> tuple[Objective, Variables]:
+        """The objective of a further stage of the same rows, and its start: the best that the one before found."""
+        best = {name: value.detach() for name, value in before.best.items()}
+        given = Given(before.decode(best).labels.detach(), before.kept)
+        victim = white_box(self.observation)
+        with torch.no_grad():
+            variable, kept = stage.pixels.follow(previous.pixels, best["pixels"], victim, given)
+        return self._objective(rows, backend, stage.pixels, kept), {**best, "pixels": variable}
+
+    def _seeds(self, rows: Sequence[Row]) -> list[int]:
+        return [derive(self.observation.seeds[update], "restart", restart) for restart, update in rows]
+
+    def _objective(
+        self, rows: Sequence[Row], backend: Backend, pixels: Representation, kept: dict[str, Tensor]
+    ) -> Objective:
         attack, hypothesis = self.attack, self.hypothesis
         updates = sorted({update for _, update in rows})
         whole = len(updates) == self.observation.updates
         observed = self.observation if whole else self.observation.select(updates)
         owner = [updates.index(update) for _, update in rows]
-        seeds = [derive(self.observation.seeds[update], "restart", restart) for restart, update in rows]
+        seeds = self._seeds(rows)
         victim = white_box(observed)
         known = None if self.labels is None else self.labels[[update for _, update in rows]]
-        start = self._start(observed, victim, seeds)
-        if self.initial is not None:
-            start["pixels"] = self._warm(start["pixels"], self.initial, victim, rows)
 
-        def decode(variables: Variables, known: Tensor | None) -> Guess:
-            labels = F.softmax(variables["logits"], 2) if known is None else known
-            images = attack.pixels.decode(variables["pixels"], victim)
+        def decode(variables: Variables, known: Known) -> Guess:
+            labels = F.softmax(variables["logits"], 2) if known.labels is None else known.labels
             return Guess(
-                images, labels, {name: variables[name] for name in variables if name not in ("pixels", "logits")}
+                pixels.decode(variables["pixels"], victim, Given(labels, known.kept)),
+                labels,
+                {name: variables[name] for name in variables if name not in ("pixels", "logits")},
+                pixels.penalty(variables["pixels"]),
             )
 
         def project(variables: Variables) -> Variables:
-            return {**variables, "pixels": attack.pixels.project(variables["pixels"], victim)}
+            return {**variables, "pixels": pixels.project(variables["pixels"], victim)}
 
-        objective = Objective(
+        return Objective(
             observed,
             owner,
             backend=backend,
@@ -131,9 +155,10 @@ class Posterior(NamedTuple):
             labels=known,
             seeds=seeds,
             given={name: value[updates] for name, value in hypothesis.known.items()},
+            kept=kept,
+            penalized=pixels.penalized,
             draw=self._draw(seeds) if attack.ball or self._drawn else None,
         )
-        return objective, start
 
     @property
     def _drawn(self) -> bool:

@@ -110,6 +110,7 @@ class Engine:
         *examples: Any,  # noqa: ANN401 - trees of tensors
         evaluations: int,
         rows: int,
+        stage: int = 0,
     ) -> Callable[..., Any] | None:
         """Trace and compile an evaluation where that is wanted and repays; None leaves it as it is.
 
@@ -119,13 +120,14 @@ class Engine:
             examples: its arguments.
             evaluations: of `rows` rows at once, that are to come.
             rows: leading size of the arguments.
+            stage: which of several searches evaluates; equal shapes are another function in another stage.
 
         Raises:
             BackendError: when the compiler fails and compile is "on".
         """
         choice = prepared.choice
         shapes = tuple(tensor.shape for tensor in pytree.tree_leaves(examples) if isinstance(tensor, torch.Tensor))
-        key = prepared.kind, shapes
+        key = prepared.kind, stage, shapes
         if key not in self._compiled:
             settled = self.recalled is choice and self._settled
             mode = ("again" if choice.compiled else "off") if settled and self.compile == "auto" else self.compile

@@ -57,7 +57,10 @@ def _search_seconds(attack: GradientMatching, observation: Observation, updates:
     objective, start = attack.ready(observation, rows, prepared, searches=updates * attack.restarts / size)
     with torch.enable_grad():
         each = fastest(objective, start, warm_up=1) / size
-    total: float = each * updates * attack.restarts * attack.search.work(unknowns(start))
+    images, shape = observation.known_batch_size(), observation.image_shape
+    further = [stage.search.work(images * stage.pixels.numbers(shape)) for stage in attack.stages[1:]]
+    evaluations = attack.search.work(unknowns(start)) + sum(further)
+    total: float = each * updates * attack.restarts * evaluations
     return total
 
 

@@ -35,7 +35,7 @@ class Adam(Search):
             are, so that under the cosine, whose derivatives are far below 1, it is nearly the unsigned gradient.
         schedule: "step", times 0.1 after floor(steps/2.667), floor(steps/1.6) and floor(steps/1.142) (IG); "cosine",
             (1 + cos(pi t/steps)) / 2 (breaching, GradInversion); "exponential", times `decay` after each step
-            (Balunović et al.); "constant".
+            (Balunović et al.); "ramped", up and down (GIFD, see `rate_factor`); "constant".
         decay: of the exponential schedule, in (0, 1].
         warm_up: the first so many steps have the rate grow linearly from 0, on top of any schedule.
         noise: after each step, every variable gets noise * (current rate) * N(0, 1), before the box: the Langevin-like

@@ -11,6 +11,9 @@ from gibench.search.objective import Objective
 class Search(nn.Module, ABC):
     """Minimize R independent problems at once; a row's result does not depend on the other rows."""
 
+    steps: int
+    """Iterations, at most."""
+
     state_copies: int
     """How many tensors of the size of the variables the search holds; for the memory budget."""
 

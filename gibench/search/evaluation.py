@@ -22,12 +22,14 @@ def unknowns(variables: Variables) -> int:
 class Guess(NamedTuple):
     """What variables stand for: images (R, B, C, H, W) in pixels, labels (R, B) or probabilities (R, B, K).
 
-    hidden: further arguments of the simulated update by name, (R, ...).
+    hidden: further arguments of the simulated update by name, (R, ...). penalty: rows (R, M) half of whose squares the
+    representation adds to the objective; None adds nothing.
     """
 
     images: Tensor
     labels: Tensor
     hidden: Mapping[str, Tensor] = NOTHING
+    penalty: Tensor | None = None
 
 
 class Evaluation(NamedTuple):
@@ -43,7 +45,7 @@ class Known(NamedTuple):
     update: observed, (R, *shape), or (U, *shape) where restarts share it. squares: their <g, g>.
     labels: (R, B), or None where they are searched. side: what priors may read, by the observation's field names.
     given: further arguments of the simulated update that are known, (R, ...). weight: factor on the likelihood, ().
-    draws: what was drawn for this evaluation alone, (R, ...).
+    draws: what was drawn for this evaluation alone, (R, ...). kept: what the representation holds fixed, (R, ...).
     """
 
     update: Update
@@ -53,6 +55,7 @@ class Known(NamedTuple):
     given: dict[str, Tensor]
     weight: Tensor
     draws: dict[str, Tensor]
+    kept: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
 
 
 class Rows(NamedTuple):
@@ -74,7 +77,8 @@ def in_ball(guess: Guess, known: Known) -> tuple[Guess, Known, int]:
         return {name: value.repeat_interleave(samples, 0) for name, value in tensors.items()}
 
     images = (guess.images[:, None] + moves).flatten(0, 1)
-    judged = Guess(images, guess.labels.repeat_interleave(samples, 0), spread(guess.hidden))
+    penalty = None if guess.penalty is None else guess.penalty.repeat_interleave(samples, 0)
+    judged = Guess(images, guess.labels.repeat_interleave(samples, 0), spread(guess.hidden), penalty)
     same = len(next(iter(known.update.values()))) == len(guess.images)  # else restarts share what is observed
     update, squares = (spread(each) if same else each for each in (known.update, known.squares))
     return (

@@ -62,4 +62,5 @@ class Generator(nn.Module, ABC):
         latent = like.new_zeros(1, *self.latent_shape)
         classes = None if self.num_classes is None else like.new_full((1, self.num_classes), 1 / self.num_classes)
         with torch.no_grad():
-            return self(latent, classes, last=index).shape[1:]
+            features: Tensor = self(latent, classes, last=index)
+        return features.shape[1:]

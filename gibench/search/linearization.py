@@ -72,7 +72,7 @@ class Linearization:
     @property
     def has_priors(self) -> bool:
         """Whether there are rows besides the likelihood's, and with a weight."""
-        return any(getattr(prior, "weight", 1) > 0 for prior in self._objective.priors)
+        return self._objective.penalized or any(getattr(prior, "weight", 1) > 0 for prior in self._objective.priors)
 
     def mean_by_variable(self, values: Tensor) -> Tensor:
         """Replace each of (n,) by the mean over its variable: pixels and labels have their own units."""

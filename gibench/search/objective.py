@@ -25,11 +25,13 @@ class Objective:
         backend: compares updates.
         likelihood, priors: the terms; a prior that couples restarts is this objective's own (`Prior.for_search`), and
             every evaluation is then of all rows.
-        decode: (variables, known labels or None) -> Guess, differentiable.
+        decode: (variables, known) -> Guess, differentiable.
         project: variables -> the nearest admissible variables.
         labels: (R, B) where they are known.
         seeds: R seeds for what a search draws at random; empty for one that draws nothing.
         given: further arguments of the simulated update by name, (U, ...).
+        kept: what the representation holds fixed for each row, by name, (R, ...).
+        penalized: whether guesses carry a penalty.
         draw: (rows, for each the number of its evaluation) -> random numbers by name, (r, ...): those that the
             simulated update takes, and `BALL`, (r, samples, B, C, H, W), by which the images are moved before they
             are judged; the figure is then the mean over the samples. None draws nothing.
@@ -43,11 +45,13 @@ class Objective:
         backend: Backend,
         likelihood: Likelihood,
         priors: Sequence[Prior],
-        decode: Callable[[Variables, Tensor | None], Guess],
+        decode: Callable[[Variables, Known], Guess],
         project: Callable[[Variables], Variables],
         labels: Tensor | None,
         seeds: Sequence[int] = (),
         given: Mapping[str, Tensor] | None = None,
+        kept: Mapping[str, Tensor] | None = None,
+        penalized: bool = False,
         draw: Callable[[Sequence[int], Sequence[int]], dict[str, Tensor]] | None = None,
     ) -> None:
         self.observation = observation
@@ -60,6 +64,8 @@ class Objective:
         self.labels = labels
         self.seeds = list(seeds)
         self.given = dict(given or {})
+        self.kept = dict(kept or {})
+        self.penalized = penalized
         self.draw = draw
         self._decode = decode
         first = next(iter(observation.update.values()))
@@ -86,12 +92,22 @@ class Objective:
         self.all = self._rows(range(len(self.owner)))
         self._chosen: tuple[Tensor, Rows] | None = None
 
-    def __call__(self, variables: Variables, rows: Tensor | None = None) -> Evaluation:
-        """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best."""
+    def __call__(self, variables: Variables, rows: Tensor | None = None, *, slopes: bool = True) -> Evaluation:
+        """Evaluate `rows` (r,), int64, of which `variables` are the values, or all; count them and keep their best.
+
+        Args:
+            variables: name -> (r, *shape).
+            rows: which.
+            slopes: whether the derivative is wanted; without, it is empty.
+        """
         part, known = self.part(rows), self.known(rows)
         if self.coupled and self._advance(variables, part):
             self.value.fill_(torch.inf)  # as under another factor
-        if rows is None and self.fast is not None:
+        if not slopes:
+            with torch.no_grad():
+                value, match = self._judge(variables, known, part.observation)
+            evaluation = Evaluation(value, {})
+        elif rows is None and self.fast is not None:
             evaluation, match = self.fast(variables, known)
         else:
             evaluation, match = self.evaluate(variables, known, part.observation)
@@ -101,17 +117,24 @@ class Objective:
     def _advance(self, variables: Variables, part: Rows) -> bool:
         """Let coupling priors see what is evaluated next; say whether that makes another objective."""
         with torch.no_grad(), precise(self.value):
-            images = self._decode(variables, part.known.labels).images
+            images = self._decode(variables, part.known).images
             return any([prior.advance(images, part.observation) for prior in self.coupled])  # noqa: C419 - all of them
 
     def evaluate(
         self, variables: Variables, known: Known, observation: Observation | None = None
     ) -> tuple[Evaluation, Tensor]:
         """Return values with derivatives, and the likelihood terms (r,); a pure function of the tensors."""
-        observation = (observation or self.all.observation).model_copy(update=known.side)
         with precise(self.value):
             leaves = {name: value.detach().requires_grad_() for name, value in variables.items()}
-            guess = self._decode(leaves, known.labels)
+            value, match = self._judge(leaves, known, observation or self.all.observation)
+            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+        return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
+
+    def _judge(self, variables: Variables, known: Known, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Values and likelihood terms (r,), differentiable."""
+        observation = observation.model_copy(update=known.side)
+        with precise(self.value):
+            guess = self._decode(variables, known)
             judged, known, samples = in_ball(guess, known)
         if self.likelihood.reads == "nothing":
             match = self.likelihood({}, {"rows": self.value.new_zeros(len(judged.images))})
@@ -125,9 +148,10 @@ class Objective:
             if samples > 1:
                 observation = observation.select([row for row in range(observation.updates) for _ in range(samples)])
             value = sum((prior(judged.images, observation) for prior in self.priors), start=known.weight * match)
+            if judged.penalty is not None:
+                value = value + judged.penalty.square().sum(1) / 2
             match, value = (each.unflatten(0, (-1, samples)).mean(1) for each in (match, value))
-            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
-        return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
+        return value, match
 
     def simulated(self, variables: Variables, known: Known, simulate: Simulate | None = None) -> Update:
         """Return the updates that variables would cause, (r, *shape), in the type of what `known` says was observed.
@@ -138,16 +162,17 @@ class Objective:
             simulate: the client's update in that type; None is that of the observation.
         """
         like = next(iter(known.update.values()))
-        images, labels, hidden = self._decode(variables, known.labels)
+        images, labels, hidden, _ = self._decode(variables, known)
         arguments = {name: value.to(like) for name, value in {**hidden, **known.given}.items()}
         labels = labels.to(like) if labels.is_floating_point() else labels
         return (simulate or self.observation.simulate)(images.to(like), labels, **arguments)
 
     def prior_residuals(self, variables: Variables, known: Known, observation: Observation) -> list[Tensor]:
-        """Return each prior's rows, (r, M)."""
-        images = self._decode(variables, known.labels).images
+        """Return each prior's rows, (r, M), and the representation's own."""
+        images, *_, penalty = self._decode(variables, known)
         observation = observation.model_copy(update=known.side)
-        return [prior.residuals(images, observation) for prior in self.priors]
+        found = [prior.residuals(images, observation) for prior in self.priors]
+        return found if penalty is None else [*found, penalty]
 
     def count(self, row: int, evaluations: int) -> None:
         """Count what a search computes of a row besides its values: a product with the Jacobian is an evaluation."""
@@ -176,7 +201,7 @@ class Objective:
 
     def decode(self, variables: Variables, rows: Tensor | None = None) -> Guess:
         """What the values of `rows`, or of all, stand for."""
-        return self._decode(variables, self.part(rows).known.labels)
+        return self._decode(variables, self.part(rows).known)
 
     def part(self, rows: Tensor | None) -> Rows:
         """The tensors of some rows; those of the last selection are kept, because searches repeat it."""
@@ -202,7 +227,8 @@ class Objective:
         }
         squares = {name: inner(value, value) for name, value in update.items()}
         given = {name: value[owners] for name, value in self.given.items()}
-        return Rows(observation, Known(update, squares, labels, side, given, self.weight, {}))
+        kept = {name: value[list(rows)] for name, value in self.kept.items()}
+        return Rows(observation, Known(update, squares, labels, side, given, self.weight, {}, kept))
 
     def _keep(self, variables: Variables, value: Tensor, match: Tensor, rows: Tensor | None) -> None:
         """Count, and keep what is better; in place, so that a captured graph of kernels does it too."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gibench.errors import ConfigurationError
-from gibench.search.representation import Representation
+from gibench.search.representation import NOTHING_GIVEN, Given, Representation
 from gibench.seeding import normal_rows, uniform_rows
 from gibench.types import Observation
 from gibench.victims import Victim
@@ -37,6 +37,7 @@ class Pixels(Representation):
     """
 
     def __init__(self, *, start: Start = "normal", box: bool = True) -> None:
+        super().__init__()
         if start not in get_args(Start):
             raise ConfigurationError(f"start is {start!r}; choose one of {', '.join(get_args(Start))}.")
         self.start_kind = start
@@ -62,7 +63,7 @@ class Pixels(Representation):
             gray += NEAR * normal_rows(shape, seeds, "pixels").to(gray)
         return victim.normalize(gray)
 
-    def decode(self, variable: Tensor, victim: Victim) -> Tensor:
+    def decode(self, variable: Tensor, victim: Victim, given: Given = NOTHING_GIVEN) -> Tensor:
         """See `Representation`."""
         return victim.denormalize(variable)
 

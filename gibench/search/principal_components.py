@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gibench.errors import ConfigurationError
 from gibench.priors.principal_components import AUXILIARY, PrincipalAxes
-from gibench.search.representation import Representation
+from gibench.search.representation import NOTHING_GIVEN, Given, Representation
 from gibench.seeding import normal_rows
 from gibench.types import Observation
 from gibench.victims import Victim
@@ -51,6 +51,7 @@ class PrincipalComponents(Representation):
         images: int | None = 10_000,
         start: CoefficientStart = "normal",
     ) -> None:
+        super().__init__()
         if start not in get_args(CoefficientStart):
             raise ConfigurationError(f"start is {start!r}; choose one of {', '.join(get_args(CoefficientStart))}.")
         self.axes = PrincipalAxes(auxiliary, components=components, images=images)
@@ -67,7 +68,7 @@ class PrincipalComponents(Representation):
             return victim.mean.new_zeros(len(seeds), *shape)
         return normal_rows(shape, seeds, "coefficients").to(victim.mean)
 
-    def decode(self, variable: Tensor, victim: Victim) -> Tensor:
+    def decode(self, variable: Tensor, victim: Victim, given: Given = NOTHING_GIVEN) -> Tensor:
         """See `Representation`."""
         mean, directions, deviations, _ = self.axes.like(variable)
         images = mean + (variable * deviations) @ directions

@@ -3,9 +3,11 @@
 import math
 from typing import Literal
 
-Schedule = Literal["step", "cosine", "exponential", "constant"]
+Schedule = Literal["step", "cosine", "exponential", "constant", "ramped"]
 
 IG_MILESTONES = (2.667, 1.6, 1.142)  # the divisors in the published code: about 3/8, 5/8 and 7/8 of the steps
+
+RAMP_UP, RAMP_DOWN = 0.05, 0.75
 
 
 def rate_factor(schedule: Schedule, step: int, steps: int, *, decay: float = 1.0, warm_up: int = 0) -> float:
@@ -13,7 +15,8 @@ def rate_factor(schedule: Schedule, step: int, steps: int, *, decay: float = 1.0
 
     "step": 0.1 to the number of milestones floor(T/2.667), floor(T/1.6), floor(T/1.142) that are reached (IG).
     "cosine": (1 + cos(pi t/T)) / 2, which would be 0 at t = T (breaching, GradInversion).
-    "exponential": decay^t (Balunović et al.). "constant": 1.
+    "exponential": decay^t (Balunović et al.). "constant": 1. "ramped": up along a line over the first 5 % of the steps,
+    down along a cosine over the last 75 %, as GIFD has it after the projector of StyleGAN2.
 
     Args:
         schedule: by name.
@@ -28,6 +31,10 @@ def rate_factor(schedule: Schedule, step: int, steps: int, *, decay: float = 1.0
         return factor
     if schedule == "exponential":
         return factor * decay**step
+    if schedule == "ramped":
+        at = step / steps
+        down = (1 - math.cos(math.pi * min(1.0, (1 - at) / RAMP_DOWN))) / 2
+        return factor * down * min(1.0, at / RAMP_UP)
     if schedule == "cosine":
         return factor * (1 + math.cos(math.pi * step / steps)) / 2
     return factor * 0.1 ** sum(step >= steps // divisor for divisor in IG_MILESTONES)

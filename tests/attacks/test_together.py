@@ -8,7 +8,8 @@ from helpers import batch_of, small_victim
 from torch import Tensor
 
 from gibench.attacks import GradientMatching
-from gibench.attacks.gradient_matching import Found
+from gibench.attacks.posterior import Posterior, Row
+from gibench.attacks.stages import Found, search_rows
 from gibench.clients import FedSGD
 from gibench.engine import Engine, Prepared
 from gibench.labels import Given, LLGStar
@@ -130,13 +131,12 @@ def test_labels_are_asked_once_and_their_cost_is_counted(limit: int | None, monk
     )
     method.prepare(observation).choice.row_limit = limit
     chunks: list[int] = []
-    search = method._search
 
-    def searched(observation: Observation, rows: list[tuple[int, int]], prepared: Prepared) -> Found:
+    def searched(attack: GradientMatching, posterior: Posterior, rows: list[Row], prepared: Prepared) -> Found:
         chunks.append(len(rows))
-        return search(observation, rows, prepared)
+        return search_rows(attack, posterior, rows, prepared)
 
-    monkeypatch.setattr(method, "_search", searched)
+    monkeypatch.setattr("gibench.attacks.gradient_matching.search_rows", searched)
     found = method(observation)
     assert sum(chunks) == UPDATES * RESTARTS
     assert max(chunks) == (limit or UPDATES * RESTARTS)
