@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from torch import nn
 
 from gibench.attacks import Attack
+from gibench.search import Generator
 from gibench.types import Batch, Observation, Reconstruction
 from gibench.victims import BinaryLogits, Victim, seeded
 
@@ -66,6 +67,32 @@ def leaky_chain(*, channels: int = 12, num_classes: int = 10, binary: bool = Fal
         std=(0.2, 0.25, 0.3),
         initialization="default, seed 0",
     )
+
+
+class SmallGenerator(Generator):
+    """6 numbers -> (4, 2, 2) -> (4, 4, 4) -> (3, side, side), smooth; a class shifts the first features."""
+
+    def __init__(self, *, num_classes: int | None = None, side: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        self.latent_shape, self.image_shape, self.num_classes = (6,), (3, side, side), num_classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first = nn.Linear(6, 16)
+            self.second = nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.Tanh())
+            self.third = nn.ConvTranspose2d(4, 3, 4, side // 4, 1) if side > 4 else nn.Conv2d(4, 3, 1)
+            if num_classes is not None:
+                self.embedding = nn.Linear(num_classes, 16, bias=False)
+        self.eval().requires_grad_(False)
+
+    @property
+    def depth(self) -> int:
+        return 3
+
+    def stage(self, index: int, features: torch.Tensor, classes: torch.Tensor | None) -> torch.Tensor:
+        if index == 0:
+            flat = self.first(features) if classes is None else self.first(features) + self.embedding(classes)
+            return torch.tanh(2 * flat).unflatten(1, (4, 2, 2))
+        return self.second(features) if index == 1 else torch.sigmoid(4 * self.third(features))
 
 
 def batch_of(updates: int, size: int, *, side: int = 8, seed: int = 0) -> Batch:

@@ -106,6 +106,7 @@ class Generated(Representation):
                 f"{name} draws images of {drawn[1]} x {drawn[2]} pixels, the victim takes {taken[1]} x {taken[2]}; set "
                 "resample, or use another one."
             )
+        self.generator.to(next(iter(observation.update.values())))
         if self.generator.num_classes not in (None, observation.num_classes):
             raise ConfigurationError(
                 f"{name} draws {self.generator.num_classes} classes, the victim knows {observation.num_classes}; use "

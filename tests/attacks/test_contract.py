@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SmallData, batch_of, fully_connected, leaky_chain, small_victim
+from helpers import SmallData, SmallGenerator, batch_of, fully_connected, leaky_chain, small_victim
 
 from gibench.attacks import (
     RGAP,
@@ -19,6 +19,9 @@ from gibench.attacks import (
     WrongUpdate,
     bayes_optimal,
     dlg,
+    ggl,
+    gias,
+    gifd,
     gradinversion,
     idlg,
     inverting_gradients,
@@ -32,7 +35,7 @@ from gibench.engine import Engine
 from gibench.labels import BiasCorrected, Given
 from gibench.likelihoods import Cosine, Gaussian, Partial
 from gibench.priors import ProbabilisticPCA
-from gibench.search import Adam, Ball, LevenbergMarquardt, Pixels, PrincipalComponents
+from gibench.search import Adam, Ball, Latent, LevenbergMarquardt, Pixels, PrincipalComponents
 from gibench.types import Observation, ThreatModel
 from gibench.victims import Victim
 
@@ -98,6 +101,28 @@ ATTACKS: dict[str, tuple[Callable[[], Attack], Callable[[], Victim], int]] = {
             search=LevenbergMarquardt(steps=3),
             labels=Given(),
             pixels=PrincipalComponents(auxiliary=SmallData(), components=12),
+        ),
+        small_victim,
+        2,
+    ),
+    "gias, B = 2, restarts": (
+        lambda: gias(generator=SmallGenerator(), latent_steps=6, weight_steps=4, restarts=2),
+        small_victim,
+        2,
+    ),
+    "gias of a class, B = 2": (
+        lambda: gias(generator=SmallGenerator(num_classes=10), latent_steps=4, weight_steps=3, restarts=1),
+        small_victim,
+        2,
+    ),
+    "gifd, B = 2, restarts": (lambda: gifd(generator=SmallGenerator(), steps=5, restarts=2), small_victim, 2),
+    "ggl, restarts": (lambda: ggl(generator=SmallGenerator(), steps=3, population=5, restarts=2), small_victim, 1),
+    "second order, latent, B = 2": (
+        lambda: GradientMatching(
+            likelihood=Gaussian(sigma=1.0),
+            search=LevenbergMarquardt(steps=3),
+            labels=Given(),
+            pixels=Latent(generator=SmallGenerator(), weight=1e-3),
         ),
         small_victim,
         2,
