@@ -126,9 +126,10 @@ def _standings(
     order = sorted(best, key=lambda family: -(means[best[family].attack].value or 0.0))
     standings: list[Standing] = []
     for family in order:
-        first, row = best[order[0]], best[family]
-        difference = paired_difference(scores[first.attack], scores[row.attack])
-        pair = None if family == order[0] else Pair(row.scenario, first.attack, row.attack, difference)
+        first, row, pair = best[order[0]], best[family], None
+        if standings:
+            difference = paired_difference(scores[first.attack], scores[row.attack])
+            pair = Pair(row.scenario, first.attack, row.attack, difference)
         standings.append(Standing(family, row, means[row.attack], pair))
     return standings
 
