@@ -20,7 +20,7 @@ from gibench.runs.plan import parse, plan
 from gibench.runs.processes import Processes
 from gibench.runs.run import Run
 from gibench.runs.spaces import read_budget
-from gibench.runs.suite import Cell, attack_name, cells, diagnosed, left_out, series, trainings
+from gibench.runs.suite import Cell, attack_name, cells, diagnosed, families, left_out, series, trainings
 from gibench.runs.training import Training, parse_training, parse_trainings, train_first
 from gibench.runs.tuning import Tuning
 
@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
             command=options.line,
             series=series(tree, name=name, size=options.size),
             reference=tree.get("reference"),
+            families=families(tree, name=name, size=options.size),
             left_out=left_out(tree, name=name),
             diagnosed=diagnosed(tree, name=name, size=options.size),
             jobs=plan(found, options.overrides, options.limit),

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from gibench.metrics.intervals import Interval
 
+COLORS = 8  # c0 ... c7
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 40
 _MARGIN = 16  # around a drawing that is a file of its own
@@ -110,14 +111,15 @@ def markup(svg: ET.Element) -> Markup:
     return Markup(ET.tostring(svg, encoding="unicode"))  # noqa: S704 - ElementTree has escaped every name
 
 
-def standalone(svg: ET.Element) -> bytes:
-    """The drawing as a file of its own, on a light ground and with its styles inside."""
+def standalone(svg: ET.Element, *more_styles: str) -> bytes:
+    """The drawing as a file of its own, on a light ground and with its styles inside: `charts.css`, and more files."""
     _, _, *size = svg.attrib["viewBox"].split()
     width, height = (f"{float(side) + 2 * _MARGIN:g}" for side in size)
     place = {"x": f"{-_MARGIN}", "y": f"{-_MARGIN}", "width": width, "height": height}
     box = {"viewBox": " ".join(place.values()), "width": width, "height": height}
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **svg.attrib, **box})
-    ET.SubElement(root, "style").text = files("gibench.report").joinpath("charts.css").read_text(encoding="utf-8")
+    sheets = [files("gibench.report").joinpath(name) for name in ("charts.css", *more_styles)]
+    ET.SubElement(root, "style").text = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     ET.SubElement(root, "rect", {"class": "ground", **place})
     root.extend(svg)
     content: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -11,6 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gibench.errors import RecordError
 from gibench.records import read_manifest, read_records
 from gibench.report import figures, words
+from gibench.report.drawing import COLORS
+from gibench.report.families import Scene, collect_families
+from gibench.report.families_chart import cost_in_words
 from gibench.report.gallery import Album, hang
 from gibench.report.identifiability import collect_identifiability
 from gibench.report.limit import collect_limits, number
@@ -21,14 +24,13 @@ from gibench.report.table import reading_order
 from gibench.report.traces import collect_traces
 from gibench.storage import write_atomically
 
-COLORS = 8
-
 
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not, and return its path.
 
     Beside it go `paired.csv`, attack against attack, and the figure of each series, `series-NAME.svg`; where updates
-    have noise of known strengths, errors against the least ones, too: `limit.csv` and `limit-NAME.svg`. All is made of
+    have noise of known strengths, errors against the least ones, too: `limit.csv` and `limit-NAME.svg`; where the suite
+    names families of attacks, `families.csv`, `budgets.csv` and `families-SCENARIO.svg`. All is made of
     `records.jsonl`, `identifiability.jsonl`, `manifest.json` and the stored pictures only, so that it can be made again
     at any time.
 
@@ -65,12 +67,14 @@ def write_report(run_folder: Path) -> Path:
         for name, entry in manifest.get("series", {}).items()
     ]
     write_paired_csv([pair for found in paired.values() for pair in found], run_folder / "paired.csv")
+    scenes = [Scene(name, found, groups[name], _cells(manifest, name)) for name, found in by_scenario.items()]
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
             manifest=manifest,
             scenarios=scenarios,
+            families=collect_families(run_folder, manifest.get("families", {}), scenes),
             series=[found for found in series if found],
             limits=collect_limits(
                 run_folder,
@@ -105,6 +109,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "amount": words.amount,
         "bounds": words.bounds,
+        "cost": cost_in_words,
         "as_decibels": words.error_in_decibels,
         "multiple": words.multiple,
         "noise": number,

@@ -50,7 +50,8 @@ class Run:
     """A run folder and what goes into it.
 
     Args:
-        name, size, command, series, reference: for the manifest; the last two from the suite, where it has them.
+        name, size, command, series, reference, families: for the manifest; the last three from the suite, where it has
+            them.
         left_out: what is not scored or stored, of `gibench.runs.suite.METRICS`.
         diagnosed: how many updates of each scenario are diagnosed before they are attacked.
         jobs: from `gibench.runs.plan.plan`.
@@ -73,6 +74,7 @@ class Run:
         command: str,
         series: Tree,
         reference: str | None,
+        families: dict[str, list[str]],
         left_out: Collection[str] = (),
         diagnosed: int = 0,
         jobs: Sequence[Job],
@@ -101,6 +103,7 @@ class Run:
             check_metrics(self.manifest, metrics, folder=out)
             self.manifest["series"] = {**self.manifest.get("series", {}), **series}
             self.manifest["reference"] = reference
+            self.manifest["families"] = families
             check_settings(self.manifest, self.jobs, precision=precision, folder=out)
         self.journal = Journal(self.folder, self.processes)
 

@@ -8,6 +8,8 @@ VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cell
 `victims`, then `inverters`, name trainings, as `gibench fit` reads them, that come before everything else. `reference`
 names the attack that the report pairs with each other one.
 
+`families: {LABEL: [ATTACK, ...]}` groups attacks that are one method at rising budgets: the report draws one line each.
+
 `identifiability: {updates: N}` has the first N updates of each scenario diagnosed before they are attacked.
 
 `metrics: {NAME: false}` leaves out scores that a suite does not need, or that cost more than its attacks; see METRICS.
@@ -64,7 +66,7 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
     optional = {"name", "sizes", "description", *TRAINED, "reference", "tune", "tuned", "metrics", "identifiability"}
     left_out(tree, name=name)
-    require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
+    require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed={*optional, "families"})
     values = _values(tree, name=name, size=size)
     templates = _expand(tree["scenarios"], values, name=name)
     every = values.copy()
@@ -75,6 +77,7 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
     substitute({key: value for key, value in tree.items() if key in ("reference", "attacks", "cells")}, every)
     if "reference" in tree:
         _named(tree["attacks"], substitute(tree["reference"], values), "attack")
+    families(tree, name=name, size=size)
     defined = tree["attacks"] if isinstance(tree["attacks"], dict) else {}
     found: list[Cell] = []
     for row in tree["cells"]:
@@ -114,6 +117,36 @@ def series(tree: Tree, *, name: str, size: str) -> Tree:
         if "over" in template:
             variable, points = _over(scenario, template["over"], values, where=f"{name}: {scenario}")
             found[scenario] = {"variable": variable, "scenarios": points}
+    return found
+
+
+def families(tree: Tree, *, name: str, size: str) -> dict[str, list[str]]:
+    """Return the families whose quality the report draws against cost: label -> its attacks, at rising budgets.
+
+    Raises:
+        ConfigurationError: they are no lists of attacks, one does not exist, or one is listed twice.
+    """
+    if "cells" not in tree or "families" not in tree:
+        return {}
+    found = substitute(tree["families"], _values(tree, name=name, size=size))
+    if not isinstance(found, dict) or not found:
+        raise ConfigurationError(f"{name}: families must map labels to lists of attacks, not be {found!r}.")
+    attacks = tree["attacks"] if isinstance(tree["attacks"], dict) else {}
+    seen: dict[str, str] = {}
+    for label, members in found.items():
+        if not isinstance(label, str) or not label.strip():
+            raise ConfigurationError(f"{name}: families: the label {label!r} is no text; put a name in quotes.")
+        if not isinstance(members, list) or not members:
+            raise ConfigurationError(f"{name}: families: {label} must list one attack or more, not be {members!r}.")
+        for attack in members:
+            if not isinstance(attack, str) or attack not in attacks:
+                known = ", ".join(attacks) or "none"
+                raise ConfigurationError(f"{name}: families: {label}: no attack {attack!r}; defined are {known}.")
+            if attack in seen:
+                raise ConfigurationError(
+                    f"{name}: families: {attack} is listed in {seen[attack]} and {label}; list it once."
+                )
+            seen[attack] = label
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gibench.errors import ConfigurationError
-from gibench.runs.suite import METRICS, cells, left_out, series, trainings
+from gibench.runs.suite import METRICS, cells, families, left_out, series, trainings
 
 Command = Callable[..., tuple[int, str, str]]
 LENET = {"class_path": "gibench.victims.lenet", "init_args": {"seed": 0}}
@@ -93,6 +93,40 @@ def test_the_series_names_what_it_expands() -> None:
     assert series(single, name="single", size="full") == {}
 
 
+def test_families_keep_their_order_and_take_the_values_of_the_size() -> None:
+    tree = TREE | {"families": {"none": ["${best}"], "labels": "${others}"}}
+    tree["attacks"] = dict.fromkeys(("a", "bias", "c"), TREE["attacks"]["bias"])
+    tree["sizes"] = {"small": TREE["sizes"]["small"] | {"best": "c", "others": ["bias", "a"]}}
+    found = families(tree, name="suite", size="small")
+    assert list(found.items()) == [("none", ["c"]), ("labels", ["bias", "a"])]
+    assert families(TREE, name="suite", size="small") == {}
+    assert families({"data": {}, "client": {}, "attack": {}}, name="single", size="full") == {}
+    assert len(cells(tree, name="suite", size="small")) == 3
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (["bias"], "map labels to lists"),
+        ({}, "map labels to lists"),
+        (None, "map labels to lists"),
+        ({1: ["bias"]}, "label 1 is no text"),
+        ({" ": ["bias"]}, "is no text"),
+        ({"labels": "bias"}, "labels must list one attack or more"),
+        ({"labels": []}, "labels must list one attack or more"),
+        ({"labels": ["typo"]}, "no attack 'typo'; defined are bias"),
+        ({"labels": [["bias"]]}, r"no attack \['bias'\]"),
+        ({"labels": ["bias", "bias"]}, "bias is listed in labels and labels"),
+        ({"labels": ["bias"], "other": ["bias"]}, "bias is listed in labels and other"),
+        ({"labels": "${typo}"}, "'typo'"),
+    ],
+)
+def test_what_is_wrong_with_families_is_named_before_anything_runs(node: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        cells(TREE | {"families": node}, name="suite", size="small")
+    assert "\n" not in str(raised.value)
+
+
 def test_victims_take_the_values_of_the_size() -> None:
     found = trainings(TREE, name="suite", size="full")
     assert (found["victims/mine"]["steps"], found["victims/mine"]["checkpoints"]) == (10, [0, 2, 10])
@@ -135,7 +169,7 @@ def test_victims_are_trained_once_before_they_are_attacked(
     gibench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path, TREE | {"reference": "bias"})
+    path = write(tmp_path, TREE | {"reference": "bias", "families": {"labels alone": ["bias"]}})
     status, printed, errors = gibench("run", path, "--out", tmp_path / "out")
     assert status == 0, errors
     assert "training victims/mine, kept in runs/victims/mine" in printed
@@ -143,6 +177,7 @@ def test_victims_are_trained_once_before_they_are_attacked(
     members = {"trained-step0": 0, "trained-step2": 2}
     assert manifest["series"] == {"trained": {"variable": "step", "scenarios": members}}
     assert manifest["reference"] == "bias"
+    assert manifest["families"] == {"labels alone": ["bias"]}
     stages = {cell["scenario"]: cell["victim"]["training_steps"] for cell in manifest["cells"]}
     assert stages == {"trained-step0": 0, "trained-step2": 2, "fresh": 0}
 
