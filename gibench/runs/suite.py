@@ -5,7 +5,7 @@ settings of its attacks.
 
 A scenario, or a training, may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-
 VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cells that name it apply to all of them.
-`victims`, then `inverters`, name trainings, as `gibench fit` reads them, that come before everything else. `reference`
+`victims`, `inverters` and `generators` name trainings, as `gibench fit` reads them, that come before everything else. `reference`
 names the attack that the report pairs with each other one.
 
 `families: {LABEL: [ATTACK, ...]}` groups attacks that are one method at rising budgets: the report draws one line each.
@@ -34,7 +34,7 @@ METRICS = {
 """What `metrics` may leave out, and what the manifest calls it: both LPIPS, SSIM, whose image a
 reconstruction would be taken for, the nearest image of the prior split (of the floors), and the pictures on disk."""
 
-TRAINED = {"victims": "victim", "inverters": "inverter"}
+TRAINED = {"victims": "victim", "inverters": "inverter", "generators": "generator"}
 """What a suite may have trained first, in this order, and what one entry is called."""
 
 
@@ -164,7 +164,7 @@ def left_out(tree: Tree, *, name: str) -> frozenset[str]:
 
 
 def trainings(tree: Tree, *, name: str, size: str) -> dict[str, Tree]:
-    """Return the trainings that come first, in order: "victims/NAME" or "inverters/NAME" -> what `gibench fit` reads.
+    """Return the trainings that come first, in order: "ROOM/NAME" of TRAINED -> what `gibench fit` reads.
 
     Raises:
         ConfigurationError: as `cells`.

@@ -1,4 +1,4 @@
-"""Trainings: `gibench fit`, and what a suite names under `victims` or `inverters` and `gibench run` does first."""
+"""Trainings: `gibench fit`, and what a suite names under `victims`, `inverters` or `generators` and `gibench run` does first."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ def parse_training(tree: Tree, overrides: Sequence[str] = (), *, out: Path) -> T
 
 
 def parse_trainings(trees: Mapping[str, Tree]) -> dict[str, Training]:
-    """Check the trainings of a suite: "victims/NAME" or "inverters/NAME" -> what goes into the folder of that name.
+    """Check the trainings of a suite: "ROOM/NAME" -> what goes into the folder of that name.
 
     Raises:
         ConfigurationError: one line that names the training and the key.
