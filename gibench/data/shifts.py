@@ -54,7 +54,8 @@ def _luma(images: Tensor) -> Tensor:
 def _blurred(images: Tensor) -> Tensor:
     from torchvision.transforms.v2.functional import gaussian_blur  # heavy, and needed here only
 
-    return gaussian_blur(images, kernel_size=[7, 7], sigma=[1.0, 1.0]).clamp(0, 1)  # type: ignore[no-any-return]
+    blurred: Tensor = gaussian_blur(images, kernel_size=[7, 7], sigma=[1.0, 1.0])
+    return blurred.clamp(0, 1)
 
 
 def _edges(images: Tensor) -> Tensor:

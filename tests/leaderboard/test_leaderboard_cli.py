@@ -280,7 +280,7 @@ def test_what_was_trained_is_stated_or_measured(run: Path, board: Command, tmp_p
     assert cost["offline_what"] == (
         "50 s (40 s of processors) of training on 1,000 images, 448 examples in 7 steps, on cpu, from weights of 10 s"
     )
-    file.unlink()
+    shutil.rmtree(tmp_path / "results")
     about = tmp_path / "about.yaml"
     about.write_text(yaml.safe_dump({"ig": {"offline_seconds": 5, "offline_what": "by hand"}}))
     status, printed = board("add", tmp_path / "older", *add, "--about", about)
