@@ -63,4 +63,5 @@ def _edges(images: Tensor) -> Tensor:
     across = images.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     padded = F.pad(_luma(images), (1, 1, 1, 1), mode="replicate")
     slopes = F.conv2d(padded, torch.stack([across, across.T])[:, None])
-    return (1 - torch.linalg.vector_norm(slopes, dim=1, keepdim=True)).clamp(0, 1).expand_as(images).clone()
+    drawn: Tensor = 1 - torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
+    return drawn.clamp(0, 1).expand_as(images).clone()
