@@ -13,6 +13,7 @@ from gibench.data.splits import ids_hash
 from gibench.errors import ConfigurationError
 from gibench.runs.media import LoggerName, make_logger
 from gibench.seeding import derive
+from gibench.victims.offline import metered
 from gibench.victims.restart import Precision, claim, fit_from
 from inverters.base import Inverter
 from inverters.card import (
@@ -67,7 +68,7 @@ def fit_inverter(
 
     The same call again continues after a kill from the end of the last epoch, or returns the file if it is there; on a
     CPU the file is byte for byte that of a training that was not killed. The folder also gets the settings
-    (`training.json`) and a log (`log/version_*/metrics.csv`).
+    (`training.json`), what it cost (`cost.json`) and a log (`log/version_*/metrics.csv`).
 
     Args:
         client: whose updates are inverted: victim, kind of update and defense.
@@ -140,35 +141,37 @@ def fit_inverter(
         "tune_ids_sha256": ids_hash(made.tune[2]),
         "start": None if begun is None else hashlib.sha256(begun.path.read_bytes()).hexdigest(),
     }
-    card = _card(begun.card if begun else None, made, network, dict(settings or {}), most, data.name, origin, told)
+    card = _card(begun.card if begun else None, made, network, dict(settings or {}), most, data.title, origin, told)
     inverter = _network(card, reads, begun, seed)
     # Without the probe, whose last digits differ between machines.
     claim(out, card.model_dump_json(indent=2, exclude={"probe"}))
-    if not file.is_file():
+    if file.is_file():
+        return [file]
+    state = out / "resume.ckpt"
+    module = InverterTraining(
+        inverter,
+        learning_rate=learning_rate,
+        milestones=milestones,
+        patience=patience,
+        existence=existence,
+    )
+    with metered(out, [file], images=len(made.prior[2]), start=None if begun is None else begun.path) as meter:
         made.fill()
         if begun is None:
             made.measure()
-        module = InverterTraining(
-            inverter,
-            learning_rate=learning_rate,
-            milestones=milestones,
-            patience=patience,
-            existence=existence,
-        )
-        state = out / "resume.ckpt"
         fit_from(
             state,
             module,
             made,
             epochs=epochs,
-            callbacks=[],
+            callbacks=[meter],
             accelerator=accelerator,
             precision=precision,
             logger=make_logger(logger, out.name, out),
         )
         module.network.load_state_dict(module.best)
         save_inverter(card.model_copy(update={"training": told | module.quality}), module.network, reads, file)
-        state.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     return [file]
 
 

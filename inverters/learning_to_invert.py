@@ -48,7 +48,8 @@ class LearningToInvert(Attack):
         self.moved = moved
         self.network = self.loaded.network
         self.features: UpdateFeatures | None = None
-        self.weights_sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        self.weights_path = Path(path)
+        self.weights_sha256 = hashlib.sha256(self.weights_path.read_bytes()).hexdigest()
         self._checked: nn.Module | None = None
 
     def forward(self, observation: Observation) -> Reconstruction:

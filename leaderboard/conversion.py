@@ -15,7 +15,7 @@ from gibench.report.pictures import picture_path
 from gibench.report.summary import kind_of
 from gibench.runs.configuration import digest
 from gibench.types import Record, ThreatModel
-from leaderboard import pictures
+from leaderboard import offline, pictures
 from leaderboard.methods import describe
 from leaderboard.schema import SCHEMA_VERSION
 
@@ -174,8 +174,7 @@ def _provenance(run: Run, scenario: str, attack: str, about: Mapping[str, Any]) 
             "seconds": _significant(sum(record.seconds for record in records)),
             "gradient_evaluations": _significant(sum(record.gradient_evaluations for record in records)),
             "peak_memory_bytes": cell["peak_memory_bytes"],
-            "offline_seconds": about.get("offline_seconds", 0.0),
-            "offline_what": about.get("offline_what"),
+            **offline.of(cell, about, f"{scenario} x {attack}"),
         },
         "started": manifest["started"],
         "finished": manifest["finished"],

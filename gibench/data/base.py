@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from gibench.data.collection import Collection
 from gibench.data.groups import Groups, grouped, to_pixels, update_id
 from gibench.data.samplers import SamplerName, check_k, draw
+from gibench.data.shifts import ShiftName
 from gibench.data.splits import SPLIT_NAMES, Split, SplitName, ids_hash, shuffled
+from gibench.data.variants import Variant, vary
 from gibench.errors import ConfigurationError
 from gibench.types import Batch
 
@@ -34,12 +36,23 @@ class ImageDataModule(LightningDataModule, ABC):
         k: for the sampler "k_per_class", and for no other.
         seed: of the order in which images are used; the splits do not depend on it.
         split_for_attack: "score", or "tune" to choose hyper-parameters.
+        classes: only the images of these classes, by number, in all three splits; None is all. Labels, ids, K and the
+            split of an image stay.
+        size: pixels per side to which square images are resized (bilinear, antialiased); None leaves them.
+        shift: other pixels of the same images, see `gibench.data.shifts`; None is none.
+        synthetic: "dct" adds as many images without content to the prior split, see `gibench.data.synthetic`, with
+            random labels; for auxiliary data of an attacker, as floors would count them, too.
+
+    `size` and `shift` add to the ids ("cifar10/test/00123+gray"), and so to every hash of them; which images are
+    attacked, and in which order, stays. Floors come from the prior split of the data that are attacked, whatever the
+    attacker has learned from: an attacker with other data is held against one who knows more, never less.
 
     Attributes:
         name: of the data set, the first part of its image ids.
 
     Raises:
-        ConfigurationError: for arguments that do not fit together, or when the split lasts for fewer updates.
+        ConfigurationError: for arguments that do not fit together, when the split lasts for fewer updates, or lacks a
+            class.
         DataNotFoundError, ImageRangeError, NonFiniteError, ShapeError: on first use, when the images are read.
     """
 
@@ -55,6 +68,10 @@ class ImageDataModule(LightningDataModule, ABC):
         k: int | None = None,
         seed: int = 0,
         split_for_attack: Literal["tune", "score"] = "score",
+        classes: Sequence[int] | None = None,
+        size: int | None = None,
+        shift: ShiftName | None = None,
+        synthetic: Literal["dct"] | None = None,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # where processes outnumber groups
@@ -74,6 +91,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.sampler: SamplerName = sampler
         self.k, self.seed = k, seed
         self.split_for_attack: SplitName = split_for_attack
+        self.variant = Variant.checked(classes, size, shift, synthetic)
         self._finished: frozenset[str] = frozenset()
         self._share = slice(None)
 
@@ -83,16 +101,21 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _collection(self) -> Collection:
-        return self.collect()
+        return vary(self.collect(), self.variant, self.name)
 
     @cached_property
     def _batches(self) -> list[list[int]]:
         """Per update, the positions of its images in the attacked pool."""
         pool = self._collection.pools[self.split_for_attack]
-        order = shuffled(pool.ids, "order", self.seed)
+        order = shuffled([name.removesuffix(self.variant.tag) for name in pool.ids], "order", self.seed)
         labels = pool.labels[order].tolist()
         drawn = draw(labels, sampler=self.sampler, batch_size=self.batch_size, updates=self.updates, k=self.k)
         return [[order[place] for place in places] for places in drawn]
+
+    @property
+    def title(self) -> str:
+        """The name with what was done to the data set, such as "cifar10-classes0-4-gray"."""
+        return self.variant.title(self.name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -133,7 +156,7 @@ class ImageDataModule(LightningDataModule, ABC):
         content.update(f"{pools['score'].images.shape} {pools['score'].images.dtype}".encode())
         content.update(pools["score"].images.tobytes())
         return {
-            "name": self.name,
+            "name": self.title,
             "image_shape": list(self.image_shape),
             "num_classes": self.num_classes,
             "content_sha256": content.hexdigest(),

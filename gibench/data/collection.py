@@ -29,7 +29,7 @@ class Pool:
         return self.read()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two of them are never compared, and one can be a key
 class Collection:
     """A data set in three disjoint splits.
 

@@ -150,6 +150,11 @@ def _scenario(
         "animations": figures.animations(run_folder, rows, colors),
         "traces": collect_traces(run_folder, rows, colors),
         "cells": cells,
+        "offline": {
+            row.attack: words.offline(cells[row.attack]["offline"])
+            for row in shown
+            if row.kind == "attack" and cells.get(row.attack, {}).get("offline")
+        },
         "devices": _devices(cells, [row.attack for row in shown]),
         "victims": _distinct(cells, "victim"),
         "data": _distinct(cells, "data"),

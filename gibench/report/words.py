@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gibench.metrics.intervals import Interval
 from gibench.precision import TOLERANCE
@@ -193,6 +194,25 @@ def amount(value: float) -> str:
         return "<0.01"
     digits = 0 if value >= 10 or value == 0 else 1 if value >= 1 else 2
     return f"{value:,.{digits}f}"
+
+
+def offline(costs: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the training of an attack cost, as the manifest has it; nothing for an attack without weights."""
+    return "; ".join(_training(cost) for cost in costs)
+
+
+def _training(cost: Mapping[str, Any]) -> str:
+    if cost.get("seconds") is None:
+        return "weights whose training is not recorded"
+    said = (
+        f"{amount(cost['seconds'])}{NO_BREAK}s ({amount(cost['cpu_seconds'])}{NO_BREAK}s of processors) of training on "
+        f"{cost['images']:,} images, {cost['examples']:,} examples in {cost['steps']:,} steps, "
+        f"on {listing(cost['devices']) or 'an unknown device'}"
+    )
+    before = cost["seconds_before"]
+    if before is None:
+        return f"{said}, from weights whose training is not recorded"
+    return f"{said}, from weights of {amount(before)}{NO_BREAK}s" if before else said
 
 
 def multiple(value: float) -> str:

@@ -21,6 +21,7 @@ from gibench.runs.configuration import digest
 from gibench.runs.plan import Job
 from gibench.runs.suite import METRICS
 from gibench.types import Record
+from gibench.victims.offline import read_cost
 
 LEFT_OUT = "left out by the suite."
 
@@ -126,6 +127,22 @@ def attack_weights(job: Job) -> list[str]:
     return sorted(str(module.weights_sha256) for module in job.attack.modules() if hasattr(module, "weights_sha256"))
 
 
+def offline_costs(job: Job) -> list[dict[str, Any]]:
+    """What it took to train each file of `attack_weights` (rule R10); "seconds" is None where nothing says so.
+
+    Raises:
+        WeightsError: the record beside a file is damaged.
+    """
+    found = {}
+    for module in job.attack.modules():
+        if hasattr(module, "weights_sha256"):
+            sha256, path = str(module.weights_sha256), getattr(module, "weights_path", None)
+            cost = None if path is None else read_cost(Path(path), sha256)
+            told = {"seconds": None} if cost is None else cost.model_dump(exclude={"weights"}) | {"total": cost.total}
+            found[sha256] = {"weights": sha256, **told}
+    return [found[sha256] for sha256 in sorted(found)]
+
+
 def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
     """The entry of a job that has not begun."""
     return {
@@ -135,6 +152,7 @@ def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
         "threat_model": job.client.threat_model.model_dump(),
         "victim": job.client.victim.fingerprint(),
         "attack_weights": attack_weights(job),
+        "offline": offline_costs(job),
         "data": job.data.describe(),
         "precision": precision,
         "device": None,

@@ -1,7 +1,7 @@
 """From configurations to jobs: everything that a run will do is built and checked before anything is computed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from gibench.attacks import Attack, GradientMatching, UndoTransformation, WrongUpdate, prior_alone
 from gibench.clients import Client
 from gibench.data import ImageDataModule
+from gibench.data.variants import Variant
 from gibench.errors import ConfigurationError, GibenchError
 from gibench.runs.configuration import PARTS, Tree, override
 from gibench.runs.suite import Cell
+
+_VARIANT = {each.name for each in fields(Variant)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,12 @@ class Job:
             {"together"} if not isinstance(self.attack, WrongUpdate) else set()
         )
         settings = tree["data"].get("init_args", {})
-        tree["data"]["init_args"] = {name: value for name, value in settings.items() if name not in harmless}
+        tree["data"]["init_args"] = {
+            name: value
+            for name, value in settings.items()
+            # Runs that were begun before data sets had variants do not say that they have none.
+            if name not in harmless and (name not in _VARIANT or value is not None)
+        }
         tree["attack"] = _without(tree["attack"], "memory_gib")  # how much memory it may take changes no result
         return tree
 

@@ -25,7 +25,7 @@ class Yardsticks:
 
     def floors(self, data: ImageDataModule) -> Floors:
         """The floors of the prior split."""
-        source = digest([data.name, data.split_hashes()])
+        source = digest([data.title, data.split_hashes()])
         if source not in self._floors:
             prior = data.split("prior")
             self._floors[source] = Floors(prior.images, prior.labels, seed=0)
@@ -35,7 +35,7 @@ class Yardsticks:
         """All images of the attacked split; None where the suite leaves them out."""
         if "identified" in self.left_out:
             return None
-        source = digest([data.name, data.split_hashes(), data.split_for_attack])
+        source = digest([data.title, data.split_hashes(), data.split_for_attack])
         if source not in self._lineups:
             split = data.split(data.split_for_attack)
             self._lineups[source] = Lineup(split.images, split.ids)

@@ -27,7 +27,7 @@ def _split(name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 class Shrunk:
     """358 and 119 images (3, 8, 8) in the splits prior and tune, dealt out to ten classes."""
 
-    name = "shrunk"
+    name = title = "shrunk"
 
     def split(self, name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         return _split(name)

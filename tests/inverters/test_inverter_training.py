@@ -1,5 +1,6 @@
 """Training: it learns, it resumes exactly, and what does not fit is said first."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from small_pairs import Shrunk, client
 
 from gibench.defenses import GaussianNoise
 from gibench.errors import ConfigurationError, NonFiniteError, WeightsError
+from gibench.victims.offline import OfflineCost, read_cost
 from inverters import FeatureSettings, InverterTraining, fit_inverter
 from inverters.card import Card, load_inverter
 
@@ -35,6 +37,13 @@ def fit(out: Path, **changes: Any) -> Path:
 
 def card(path: Path) -> Card:
     return load_inverter(path).card
+
+
+def cost(path: Path) -> OfflineCost:
+    found = read_cost(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert found is not None
+    assert found.seconds > 0
+    return found
 
 
 def test_it_beats_the_mean_image(tmp_path: Path) -> None:
@@ -84,6 +93,9 @@ def test_a_killed_training_continues_exactly(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "cut" / "resume.ckpt").exists()
     assert fit(tmp_path / "cut", **changes).read_bytes() == whole.read_bytes()
     assert not (tmp_path / "cut" / "resume.ckpt").exists()
+    first, second = cost(whole), cost(tmp_path / "cut" / whole.name)
+    assert (first.images, first.steps, first.examples) == (second.images, second.steps, second.examples)
+    assert first.examples == first.steps * 32
 
 
 def test_a_training_that_had_stopped_early_and_was_killed_is_only_written(
@@ -141,6 +153,7 @@ def test_fine_tuning_starts_from_another_inverter(tmp_path: Path) -> None:
     changes = {"client": moved, "features": None, "epochs": 1, "images": 64, "learning_rate": 1e-9}
     changes["cache"] = tmp_path / "pairs"
     second = fit(tmp_path / "second", start=first, **changes)
+    assert cost(second).seconds_before == cost(first).seconds
     before, after = load_file(first), load_file(second)
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert card(second).victims != card(first).victims

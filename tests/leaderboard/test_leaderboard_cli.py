@@ -246,6 +246,49 @@ def test_an_attack_of_ones_own_is_described_in_a_file(run: Path, board: Command,
     assert "--trust" in printed
 
 
+def test_what_was_trained_is_stated_or_measured(run: Path, board: Command, tmp_path: Path) -> None:
+    measured = {
+        "weights": "0" * 64,
+        "seconds": 50.0,
+        "cpu_seconds": 40.0,
+        "seconds_before": 10.0,
+        "total": 60.0,
+        "images": 1000,
+        "steps": 7,
+        "examples": 448,
+        "devices": ["cpu"],
+    }
+    add = ("--by", "A. Tester", "--attack", "ig")
+
+    def trained(name: str, costs: list[dict[str, Any]]) -> Path:
+        cells = json.loads((run / "manifest.json").read_text())["cells"]
+        cells = [cell | {"attack_weights": ["0" * 64], "offline": costs} for cell in cells]
+        return change_manifest(run, tmp_path / name, cells=cells)
+
+    for name, costs in {
+        "older": [],
+        "elsewhere": [{"weights": "0" * 64, "seconds": None}],
+        "tuned": [measured | {"seconds_before": None, "total": None}],
+    }.items():
+        status, printed = board("add", trained(name, costs), *add)
+        assert status == 1
+        assert "no cost.json beside them" in printed
+    assert board("add", trained("measured", [measured]), *add)[0] == 0
+    file = tmp_path / "results" / FOLDER / "ig.json"
+    cost = json.loads(file.read_text())["runs"][0]["cost"]
+    assert cost["offline_seconds"] == 60
+    assert cost["offline_what"] == (
+        "50 s (40 s of processors) of training on 1,000 images, 448 examples in 7 steps, on cpu, from weights of 10 s"
+    )
+    shutil.rmtree(tmp_path / "results")
+    about = tmp_path / "about.yaml"
+    about.write_text(yaml.safe_dump({"ig": {"offline_seconds": 5, "offline_what": "by hand"}}))
+    status, printed = board("add", tmp_path / "older", *add, "--about", about)
+    assert status == 0, printed
+    cost = json.loads(file.read_text())["runs"][0]["cost"]
+    assert (cost["offline_seconds"], cost["offline_what"]) == (5, "by hand")
+
+
 def test_the_page_is_served_on_this_machine_alone(run: Path, board: Command, tmp_path: Path) -> None:
     board("add", run, "--by", "A. Tester")
     seen: list[tuple[str, bytes]] = []

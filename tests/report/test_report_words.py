@@ -2,12 +2,12 @@
 
 import io
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
 
-from gibench.report import print_table, summarize
+from gibench.report import print_table, summarize, words
 from gibench.report.words import amount, finding, listing, percent, signed, threat_model_in_words
 from gibench.types import Record, ThreatModel
 
@@ -89,6 +89,26 @@ def printed(records: list[Record]) -> str:
     text = io.StringIO()
     print_table(summarize(records), Console(file=text, width=200))
     return text.getvalue()
+
+
+def test_what_the_training_of_an_attack_cost() -> None:
+    cost: dict[str, Any] = {
+        "seconds": 1234.0,
+        "cpu_seconds": 900.0,
+        "seconds_before": 0.0,
+        "images": 50000,
+        "examples": 300000,
+        "steps": 1170,
+        "devices": ["cpu", "NVIDIA H100"],
+    }
+    said = (
+        "1,234 s (900 s of processors) of training on 50,000 images, 300,000 examples in 1,170 steps, "
+        "on cpu and NVIDIA H100"
+    )
+    assert words.offline([]) == ""
+    assert words.offline([cost]).replace("\u00a0", " ") == said
+    both = words.offline([cost | {"seconds_before": None}, {"seconds": None}]).replace("\u00a0", " ")
+    assert both == f"{said}, from weights whose training is not recorded; weights whose training is not recorded"
 
 
 def test_the_table_fits_100_columns_and_says_who_clears_the_floor(record: MakeRecord) -> None:

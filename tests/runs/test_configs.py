@@ -57,6 +57,8 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("moving_weights", "full"),
     ("hybrid", "small"),
     ("hybrid", "full"),
+    ("out_of_distribution_inverters", "small"),
+    ("out_of_distribution_inverters", "full"),
     ("bayes_optimal", "small"),
     ("parity", "small"),
     ("broken_defenses", "small"),  # twenty scenarios, three trainings
