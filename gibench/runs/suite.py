@@ -5,8 +5,8 @@ settings of its attacks.
 
 A scenario, or a training, may say `over: {VARIABLE: [VALUES]}` and is expanded into one for each value, NAME-
 VARIABLEVALUE, with `${VARIABLE}` replaced in it, and in the attacks on it; cells that name it apply to all of them.
-`victims`, `inverters` and `generators` name trainings, as `gibench fit` reads them, that come before everything else. `reference`
-names the attack that the report pairs with each other one.
+`victims`, `inverters` and `generators` name trainings, as `gibench fit` reads them, that come before everything else.
+`reference` names the attack that the report pairs with each other one.
 
 `families: {LABEL: [ATTACK, ...]}` groups attacks that are one method at rising budgets: the report draws one line each.
 

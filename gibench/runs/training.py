@@ -1,4 +1,4 @@
-"""Trainings: `gibench fit`, and what a suite names under `victims`, `inverters` or `generators` and `gibench run` does first."""
+"""Trainings: `gibench fit`, and those that a suite names, which `gibench run` does first."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
