@@ -99,6 +99,15 @@ class RangeLimit(Limit):
         chosen = cost.argmin(1) + torch.arange(len(targets), device=cost.device) * self.restarts
         return torch.cat(found)[chosen].clamp(0, 1).to(images.dtype).view(images.shape)
 
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """See `Limit`."""
+        fitting(self.generator, image_shape, resample=self.resample)
+        if self.generator.num_classes is not None and self.generator.num_classes < num_classes:
+            raise ConfigurationError(
+                f"{type(self.generator).__name__} has {self.generator.num_classes} classes, the victim {num_classes}; "
+                "take a generator of the victim's classes."
+            )
+
     def fingerprint(self) -> dict[str, Any]:
         """See `Limit`."""
         return {

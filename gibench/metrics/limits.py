@@ -26,5 +26,9 @@ class Limit(ABC):
         """
 
     @abstractmethod
+    def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        """Raise ConfigurationError unless the prior draws images (C, H, W) and has this many classes, if any."""
+
+    @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """What decides the answers, in plain types, for the manifest: a run goes on only where it is the same."""
