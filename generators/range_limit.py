@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gibench.errors import ConfigurationError, NonFiniteError
 from gibench.metrics.limits import Limit
@@ -35,11 +35,13 @@ class RangeLimit(Limit):
         steps: of Adam, for each restart, in the latent and again in each stage's features.
         rate: of Adam at the start, in the units of the latent.
         feature_rate: of Adam at the start, in the units of the features.
-        restarts: latents to start from, at least 1.
+        restarts: latents to start from, at least 1, or 0 with an encoder.
         radii: of the l1 balls (sum of absolute values over one image's features), for stages 1, 2, ..; at most
             depth - 1 of them. Empty: only the latent is searched.
         resample: bring images of another size than the victim's to its size: pixels are averaged by area where the
             generator's are larger, and interpolated bilinearly where they are smaller.
+        encoder: images (N, C, H, W) of the generator's size -> latents (N, *latent_shape), where one search more starts
+            than there are `restarts`; with the pretrained decoder of an autoencoder noise alone is a poor start.
         together: images times restarts that are searched at once; bounds the memory.
         seed: of the latents.
 
@@ -59,10 +61,15 @@ class RangeLimit(Limit):
         restarts: int = 4,
         radii: Sequence[float] = (),
         resample: bool = False,
+        encoder: nn.Module | None = None,
         together: int = 256,
         seed: int = 0,
     ) -> None:
-        if min(steps, restarts, together) < 1 or not (0 < rate < math.inf and 0 < feature_rate < math.inf):
+        if (
+            min(steps, restarts + (encoder is not None), together) < 1
+            or restarts < 0
+            or not (0 < rate < math.inf and 0 < feature_rate < math.inf)
+        ):
             raise ConfigurationError(
                 f"steps is {steps}, restarts {restarts}, together {together}, rate {rate}, feature_rate {feature_rate};"
                 " choose at least 1 of the first three and finite rates above 0."
@@ -73,7 +80,9 @@ class RangeLimit(Limit):
                 f"{generator.depth - 1}: pass at most {generator.depth - 1} radii, none below 0."
             )
         self.generator = generator.eval().requires_grad_(False)
+        self.encoder = None if encoder is None else encoder.eval().requires_grad_(False)
         self.steps, self.restarts, self.together = steps, restarts, together
+        self._starts = restarts + (encoder is not None)
         self.rate, self.feature_rate, self.radii = rate, feature_rate, tuple(radii)
         self.resample, self.seed = resample, seed
 
@@ -82,21 +91,23 @@ class RangeLimit(Limit):
         check_images(images)
         fit = fitting(self.generator, tuple(images.shape[2:]), resample=self.resample)
         self.generator.to(images.device)
+        if self.encoder is not None:
+            self.encoder.to(images.device)
         classes = _classes(self.generator, labels, images)
         targets = images.flatten(0, 1).to(next(self.generator.parameters()).dtype)
-        rows = torch.arange(len(targets) * self.restarts, device=images.device)
+        rows = torch.arange(len(targets) * self._starts, device=images.device)
         found, costs = [], []
         with torch.autocast(images.device.type, enabled=False):
             for part in rows.split(self.together):
-                own = part // self.restarts
+                own = part // self._starts
                 conditions = None if classes is None else classes[own]
-                best, cost = self._search(targets[own], part % self.restarts, conditions, fit)
+                best, cost = self._search(targets[own], part % self._starts, conditions, fit)
                 found.append(best)
                 costs.append(cost)
-        cost = torch.cat(costs).view(-1, self.restarts)
+        cost = torch.cat(costs).view(-1, self._starts)
         if not bool(cost.isfinite().any(1).all()):
             raise NonFiniteError("the generator draws NaN or infinity in every restart; lower the rate of the limit.")
-        chosen = cost.argmin(1) + torch.arange(len(targets), device=cost.device) * self.restarts
+        chosen = cost.argmin(1) + torch.arange(len(targets), device=cost.device) * self._starts
         return torch.cat(found)[chosen].clamp(0, 1).to(images.dtype).view(images.shape)
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -114,6 +125,7 @@ class RangeLimit(Limit):
             "class": f"generators.{type(self).__name__}",
             "generator": type(self.generator).__name__,
             "weights_sha256": weights_sha256(self.generator),
+            "encoder_sha256": None if self.encoder is None else weights_sha256(self.encoder),
             "steps": self.steps,
             "rate": self.rate,
             "feature_rate": self.feature_rate,
@@ -127,9 +139,7 @@ class RangeLimit(Limit):
         self, targets: Tensor, restarts: Tensor, classes: Tensor | None, fit: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The best images (N, C, H, W) for `targets`, of one restart each, and their mean squared errors (N,)."""
-        seeds = [derive(self.seed, "restart", number) for number in range(self.restarts)]
-        latents = normal_rows(self.generator.latent_shape, seeds, "latent")
-        variable = latents.to(targets)[restarts]
+        variable = self._first_latents(targets, restarts)
         for first, radius in enumerate((math.inf, *self.radii)):
             if first:
                 with torch.no_grad():
@@ -142,6 +152,24 @@ class RangeLimit(Limit):
             variable, cost = _descend(variable, draw, targets, radius=radius, steps=self.steps, rate=rate)
         with torch.no_grad():
             return draw(variable), cost
+
+    @torch.no_grad()
+    def _first_latents(self, targets: Tensor, restarts: Tensor) -> Tensor:
+        """Of one restart for each target: its own noise, or what the encoder makes of the target."""
+        shape = self.generator.latent_shape
+        seeds = [derive(self.seed, "restart", number) for number in range(self.restarts)]
+        noise = normal_rows(shape, seeds, "latent") if seeds else torch.zeros(0, *shape, dtype=torch.float64)
+        if self.encoder is None:
+            return noise.to(targets)[restarts]
+        encoded = restarts == self.restarts
+        variable = targets.new_zeros(len(targets), *shape)
+        variable[~encoded] = noise.to(targets)[restarts[~encoded]]
+        if encoded.any():
+            size = self.generator.image_shape[1:]
+            seen = targets[encoded]
+            seen = seen if seen.shape[2:] == size else F.interpolate(seen, size=size, mode="bilinear")
+            variable[encoded] = self.encoder(seen).to(targets)
+        return variable
 
 
 def l1_projection(moves: Tensor, radius: float) -> Tensor:
@@ -182,8 +210,8 @@ def fitting(generator: Generator, shape: tuple[int, ...], *, resample: bool) -> 
     return lambda images: F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)
 
 
-def weights_sha256(generator: Generator) -> str:
-    """SHA-256 of a generator's parameters and buffers in float32, by name."""
+def weights_sha256(generator: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers in float32, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(generator.state_dict().items()):
         array = tensor.detach().cpu().float().contiguous()

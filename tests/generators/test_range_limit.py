@@ -111,6 +111,25 @@ def test_a_class_conditional_generator_is_given_the_true_classes() -> None:
         RangeLimit(generator)(images, torch.tensor([[0, 3]]))
 
 
+class Reads(nn.Module):
+    """The least-squares latents of `Linear`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        matrix = Linear().matrix(0)
+        found: Tensor = torch.linalg.lstsq(matrix, (images - 0.5).flatten(1).T).solution.T
+        return found
+
+
+def test_an_encoder_is_one_start_more() -> None:
+    images = some_images(2, 2, 3, 4, 4)
+    projected = least_squares(images, Linear().matrix(0))
+    warm = RangeLimit(Linear(), steps=1, restarts=0, encoder=Reads())
+    torch.testing.assert_close(warm(images), projected, atol=1e-5, rtol=0)
+    both = RangeLimit(Linear(), steps=1, restarts=2, encoder=Reads(), together=3)
+    torch.testing.assert_close(both(images), projected, atol=1e-5, rtol=0)
+    assert (RangeLimit(Linear(), steps=1, restarts=2)(images) - projected).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("size", [2, 8])
 def test_other_sizes_are_resampled_only_when_asked(size: int) -> None:
     images = some_images(1, 1, 3, size, size)
