@@ -130,9 +130,10 @@ class _Down(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         inner = self.second(F.relu(self.first(maps if self.reads_pixels else F.relu(maps))))
         if self.skip is None:
-            made: Tensor = maps + inner
-            return made
-        return F.avg_pool2d(inner, 2) + self.skip(F.avg_pool2d(maps, 2))
+            same: Tensor = maps + inner
+            return same
+        halved: Tensor = F.avg_pool2d(inner, 2) + self.skip(F.avg_pool2d(maps, 2))
+        return halved
 
 
 DISCRIMINATORS: dict[str, type[Discriminator]] = {
