@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from generators import DCGAN, VAEDecoder
+from generators import DCGAN, ResidualGAN, VAEDecoder
 from gibench.search.generator import Generator
 
 
@@ -21,6 +21,10 @@ TABLE = {
     "dcgan 64": Row(
         lambda: DCGAN(image_shape=(1, 64, 64), latent=5, width=2),
         [(5,), (16, 4, 4), (8, 8, 8), (4, 16, 16), (2, 32, 32), (1, 64, 64)],
+    ),
+    "residual_gan": Row(
+        lambda: ResidualGAN(image_shape=(3, 16, 16), num_classes=4, latent=6, width=4),
+        [(6,), (4, 4, 4), (4, 8, 8), (4, 16, 16), (3, 16, 16)],
     ),
     "vae": Row(
         lambda: VAEDecoder(image_shape=(3, 16, 16), latent=7, widths=(4, 8, 12)),
