@@ -137,7 +137,8 @@ class GeneratorTraining(LightningModule, ABC):
         return drawn.to(self.device)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        found = self.optimizers(use_pl_optimizer=False)
+        # Lightning's wrappers count steps: where none is counted, no state is saved.
+        found = self.optimizers()
         return cast(list[torch.optim.Optimizer], found if isinstance(found, list) else [found])
 
     def _factor(self) -> float:

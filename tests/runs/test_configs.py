@@ -235,9 +235,20 @@ def test_inverters(gibench: Command, tmp_path: Path, name: str, monkeypatch: pyt
     assert "inverter.safetensors" in printed
 
 
+@pytest.mark.parametrize("name", shipped("generators"))
+def test_generators(gibench: Command, tmp_path: Path, name: str) -> None:
+    path = CONFIGS / "generators" / f"{name}.yaml"
+    options = ["--steps", "1", "--together", "2", "--images", "4", "--tune", "2", "--data", "gibench.data.Photographs"]
+    small = {"dcgan": '{"width": 2}', "residual_gan": '{"width": 2}', "vae": '{"widths": [4, 4, 4, 4]}'}
+    options += ["--settings", small[load(path)["init_args"]["model"]], "--precision", "32-true"]
+    status, printed, errors = gibench("fit", path, *options, "--out", str(tmp_path / "out"))
+    assert status == 0, errors
+    assert "_photographs.safetensors" in printed
+
+
 def test_every_configuration_stands_in_a_room_that_is_tested() -> None:
     """`tuned` is tested with the suites."""
-    rooms = {"suites", "attacks", "clients", "data", "inverters", "victims"}
+    rooms = {"suites", "attacks", "clients", "data", "generators", "inverters", "victims"}
     assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} - {"tuned"} == rooms
 
 
