@@ -13,12 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from generators.dcgan import DCGAN
+from generators.residual_gan import ResidualGAN
 from generators.vae import VAEDecoder
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.search.generator import Generator
 from gibench.storage import write_atomically
 
-MODELS: dict[str, type[Generator]] = {"dcgan": DCGAN, "vae": VAEDecoder}
+MODELS: dict[str, type[Generator]] = {"dcgan": DCGAN, "residual_gan": ResidualGAN, "vae": VAEDecoder}
 """By the names on cards. To add a model: a line here."""
 
 METADATA = "gibench_generator"

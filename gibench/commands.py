@@ -14,6 +14,7 @@ from gibench.errors import ConfigurationError
 from gibench.runs.compare import RecordedRun, print_comparison, unpaired, write_comparison
 from gibench.runs.compare import compare as compare_runs
 from gibench.runs.configuration import find, load
+from gibench.runs.limits import build_limits, parse_limits
 from gibench.runs.media import make_logger
 from gibench.runs.parity import write_panel
 from gibench.runs.plan import parse, plan
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         resolved = {f"{cell.scenario} x {cell.attack}": parse(cell, options.overrides).as_dict() for cell in found}
         CONSOLE.print(yaml.safe_dump(resolved, sort_keys=False), soft_wrap=True, end="", markup=False)
         return 0
+    parse_limits(found)
     first = parse_trainings(trainings(tree, name=name, size=options.size))
     out = options.out or Path("runs") / (f"{name}-{options.size}" if "sizes" in tree else name)
     with warnings.catch_warnings():
@@ -64,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
             reference=tree.get("reference"),
             left_out=left_out(tree, name=name),
             diagnosed=diagnosed(tree, name=name, size=options.size),
+            limits=build_limits(found),
             jobs=plan(found, options.overrides, options.limit),
             out=out,
             processes=processes,

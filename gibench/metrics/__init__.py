@@ -5,6 +5,7 @@ from gibench.metrics.floors import Floors
 from gibench.metrics.image_quality import ImageQuality, psnr
 from gibench.metrics.intervals import Interval, mean_interval, paired_difference, share_interval
 from gibench.metrics.label_scores import LabelScores, label_scores
+from gibench.metrics.limits import Limit
 from gibench.metrics.risk import RiskCurve, default_deltas, risk_curve
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ImageQuality",
     "Interval",
     "LabelScores",
+    "Limit",
     "Lineup",
     "RiskCurve",
     "default_deltas",

@@ -103,6 +103,8 @@ class Row:
 
 def kind_of(attack: str) -> Kind:
     """Return what an attack's name in the records says that it is."""
+    if attack.startswith("limit: "):
+        return "oracle"
     if attack.startswith("floor: "):
         return "oracle" if attack.endswith("(oracle)") else "floor"
     return "control" if attack.endswith(" (wrong update)") else "attack"

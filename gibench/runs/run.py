@@ -1,6 +1,6 @@
 """Run a suite: every job on every update, resumably, then the table and the report."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gibench.runs.configuration import Tree
 from gibench.runs.diagnosis import Spectra, diagnose
 from gibench.runs.estimate import in_words, seconds
 from gibench.runs.journal import Journal
+from gibench.runs.limits import Limits, check_limits, note_limits
 from gibench.runs.manifest import (
     add_up,
     availability,
@@ -39,7 +40,7 @@ from gibench.runs.media import Media
 from gibench.runs.plan import Job
 from gibench.runs.processes import Processes
 from gibench.runs.traces import Tracer
-from gibench.runs.yardsticks import Yardsticks
+from gibench.runs.yardsticks import Answers, Yardsticks
 from gibench.scoring import Scorer
 
 SUCCESS_PSNR = 20.0  # dB: from here on there is detail of 8 x 8 blocks (see the floors in the documentation)
@@ -53,6 +54,7 @@ class Run:
         name, size, command, series, reference: for the manifest; the last two from the suite, where it has them.
         left_out: what is not scored or stored, of `gibench.runs.suite.METRICS`.
         diagnosed: how many updates of each scenario are diagnosed before they are attacked.
+        limits: of each scenario, from `gibench.runs.limits.build_limits`.
         jobs: from `gibench.runs.plan.plan`.
         out: the folder; if it holds records of the same settings, what they cover is skipped.
         processes: they have joined already; each takes whole groups.
@@ -75,6 +77,7 @@ class Run:
         reference: str | None,
         left_out: Collection[str] = (),
         diagnosed: int = 0,
+        limits: Limits | None = None,
         jobs: Sequence[Job],
         out: Path,
         processes: Processes,
@@ -85,7 +88,8 @@ class Run:
     ) -> None:
         self.processes, self.left_out, self.diagnosed = processes, left_out, diagnosed
         self.lightning_precision: Any = use(precision, cuda=processes.device.type == "cuda")
-        self.jobs = list(jobs)
+        self.jobs, self.limits = list(jobs), limits or {}
+        check_limits(self.limits, self.jobs)
         self.folder = RunFolder(out)
         self.precision, self.logger = precision, logger
         self.console = console if self.processes.is_first else Console(quiet=True)
@@ -102,6 +106,7 @@ class Run:
             self.manifest["series"] = {**self.manifest.get("series", {}), **series}
             self.manifest["reference"] = reference
             check_settings(self.manifest, self.jobs, precision=precision, folder=out)
+            note_limits(self.manifest, self.limits, folder=out)
         self.journal = Journal(self.folder, self.processes)
 
     def __call__(self) -> Path:
@@ -113,7 +118,7 @@ class Run:
             if self.processes.is_first:
                 largest = max(jobs, key=lambda job: job.data.updates)
                 diagnose(self.folder.path, largest, updates=self.diagnosed, spectra=self.spectra, console=self.console)
-                self._score_floors(largest)
+                self._hold_against(largest)
             for job in jobs:
                 self._attack(job)
         if self.processes.is_first:
@@ -235,10 +240,17 @@ class Run:
             raise KeyboardInterrupt from stop
         return peak_memory(self.processes.device)
 
-    def _score_floors(self, job: Job) -> None:
-        """Score what content-free answers reach on the same images, through the same code (rule R5)."""
-        if not self._left(job.data, self._finished(job.data, job.scenario, "floor: mean image")):
-            return
+    def _hold_against(self, job: Job) -> None:
+        """Score what floors (rule R5) and limits reach on the same images, through the same code."""
+        if self._left(job.data, self._finished(job.data, job.scenario, "floor: mean image")):
+            self._score(job, self.yardsticks.answers(job))
+        for name, limit in self.limits.get(job.scenario, {}).items():
+            if self._left(job.data, self._finished(job.data, job.scenario, name)):
+                self.console.print(f"{job.scenario}: {name}", style="dim", markup=False)
+                self._score(job, self.yardsticks.limit(job, name, limit, self.processes.device))
+
+    def _score(self, job: Job, groups: Iterable[Answers]) -> None:
+        """Score and record yardsticks, group by group."""
         floors = self.yardsticks.floors(job.data)
         scorer = Scorer(
             scenario=job.scenario,
@@ -247,11 +259,11 @@ class Run:
             seed=job.client.seed,
             errors=ErrorsInPictures(class_means=floors.class_means, lineup=self.yardsticks.lineup(job.data)),
         )
-        for batch, answers in self.yardsticks.answers(job):
-            scored = [scorer(name, answer, batch, seconds=0.0) for name, answer in answers.items()]
+        for batch, answers, seconds_spent in groups:
+            scored = [scorer(name, answer, batch, seconds=seconds_spent) for name, answer in answers.items()]
             for each in scored if self._pictures else ():
                 save_pictures(self.folder, each)
-            # All floors of a group or, after a kill, none.
+            # All yardsticks of a group or, after a kill, none.
             self.folder.records.append([record for each in scored for record in each.records])
 
     @property

@@ -10,6 +10,9 @@ names the attack that the report pairs with each other one.
 
 `identifiability: {updates: N}` has the first N updates of each scenario diagnosed before they are attacked.
 
+`limits` names oracles (see `gibench.metrics.limits`), such as the range limit of a generator; a scenario that says
+`limits: [NAME]` has its private images held against them.
+
 `metrics: {NAME: false}` leaves out scores that a suite does not need, or that cost more than its attacks; see METRICS.
 """
 
@@ -37,10 +40,19 @@ TRAINED = {"victims": "victim", "inverters": "inverter"}
 
 
 class Cell(dict[str, Any]):
-    """One attack on one scenario: a dictionary of data, client and attack, with the names it is filed under."""
+    """One attack on one scenario: data, client and attack, the names it is filed under, and the scenario's limits."""
 
-    def __init__(self, scenario: str, attack: str, parts: Tree, *, wrong_update: bool = False) -> None:
+    def __init__(
+        self,
+        scenario: str,
+        attack: str,
+        parts: Tree,
+        *,
+        wrong_update: bool = False,
+        limits: dict[str, Tree] | None = None,
+    ) -> None:
         super().__init__(parts)
+        self.limits = limits or {}
         self.scenario = scenario
         self.attack = attack
         self.wrong_update = wrong_update
@@ -63,6 +75,7 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
         parts = {key: tree[key] for key in PARTS}
         return [Cell(str(tree.get("name", name)), attack_name(tree["attack"]), parts)]
     optional = {"name", "sizes", "description", *TRAINED, "reference", "tune", "tuned", "metrics", "identifiability"}
+    optional.add("limits")
     left_out(tree, name=name)
     require(tree, name, needed={"scenarios", "attacks", "cells"}, allowed=optional)
     values = _values(tree, name=name, size=size)
@@ -72,7 +85,7 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
         for own, _ in members.values():
             every |= own
     # What no cell uses is read, too: a mistake in it shows.
-    substitute({key: value for key, value in tree.items() if key in ("reference", "attacks", "cells")}, every)
+    substitute({key: value for key, value in tree.items() if key in ("reference", "attacks", "cells", "limits")}, every)
     if "reference" in tree:
         _named(tree["attacks"], substitute(tree["reference"], values), "attack")
     defined = tree["attacks"] if isinstance(tree["attacks"], dict) else {}
@@ -89,7 +102,11 @@ def cells(tree: Tree, *, name: str, size: str, file: Path | None = None) -> list
                     "client": copy.deepcopy(scenario["client"]),
                     "attack": attacked,
                 }
-                found.append(Cell(member, attack, parts, wrong_update=attack in row.get("wrong_update", ())))
+                limits = {
+                    each: substitute(_named(tree.get("limits"), each, "limit"), own) for each in scenario["limits"]
+                }
+                wrong_update = attack in row.get("wrong_update", ())
+                found.append(Cell(member, attack, parts, wrong_update=wrong_update, limits=limits))
     keys = [(cell.scenario, cell.attack) for cell in found]
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise ConfigurationError(f"{name} lists {' x '.join(twice[0])} twice; give one of them another name.")
@@ -180,8 +197,10 @@ def _expand(scenarios: Any, values: Tree, *, name: str) -> dict[str, dict[str, t
     expanded: dict[str, dict[str, tuple[Tree, Tree]]] = {}
     for scenario in scenarios if isinstance(scenarios, dict) else ():
         template, where = _named(scenarios, scenario, "scenario"), f"{name}: {scenario}"
-        require(template, where, needed={"data", "client"}, allowed={"over"})
-        expanded[scenario] = _members(scenario, template, values, where=where)
+        require(template, where, needed={"data", "client"}, allowed={"over", "limits"})
+        if not isinstance(template.get("limits", []), list):
+            raise ConfigurationError(f"{where}: limits is {template['limits']!r}; list names, such as limits: [dcgan].")
+        expanded[scenario] = _members(scenario, {"limits": []} | template, values, where=where)
     names = [member for members in expanded.values() for member in members]
     if twice := [member for member in names if names.count(member) > 1]:
         raise ConfigurationError(f"{name} has two scenarios {twice[0]!r}; give one of them another name.")

@@ -65,7 +65,7 @@ def load_weights(
         WeightsError: the file is missing, no safetensors, damaged, of another network, not what its fingerprint says,
             or holds NaN or infinity; or nobody says the stage.
     """
-    found = _locate(Path(path))
+    found = locate(Path(path))
     tensors, recorded = _read(found)
     if recorded and recorded.architecture != victim.architecture:
         raise WeightsError(f"{found} is of {recorded.architecture}, not {victim.architecture}; choose that victim.")
@@ -85,7 +85,12 @@ def load_weights(
     return loaded
 
 
-def _locate(path: Path) -> Path:
+def locate(path: Path) -> Path:
+    """The file at `path`, or of that name in the folder GIBENCH_WEIGHTS.
+
+    Raises:
+        WeightsError: there is neither.
+    """
     if path.is_file():
         return path
     folder = os.environ.get("GIBENCH_WEIGHTS")
