@@ -29,7 +29,7 @@ Origin = Literal["in_distribution", "out_of_distribution"]
 Storage = Literal["float32", "float16"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=65536)]
-Setting = bool | Count | float | Annotated[str, Field(max_length=64)] | Annotated[list[Count], Field(max_length=16)]
+Setting = bool | Count | Annotated[str, Field(max_length=64)] | Annotated[list[Count], Field(max_length=16)]
 Settings = dict[str, Setting]
 
 

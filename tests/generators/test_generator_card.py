@@ -53,7 +53,11 @@ def test_a_round_trip(tmp_path: Path, model: str, storage: Any) -> None:
     torch.testing.assert_close(found(latents), generator(latents), rtol=0, atol=atol)
     assert (found(latents) == generator(latents)).all() == (storage == "float32")
     again = load_generator(path)
-    assert (again.name, again.origin, again.weights_sha256) == ("own", "out_of_distribution", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (again.name, again.origin, again.weights_sha256) == (
+        "own",
+        "out_of_distribution",
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
 
 
 def rewritten(path: Path, change: Any) -> Path:
@@ -127,7 +131,7 @@ def test_a_file_that_was_tampered_with(tmp_path: Path, change: str, words: str) 
 
 
 def test_what_is_no_file_of_a_generator(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no generator .*absent"):
+    with pytest.raises(WeightsError, match=r"no generator .*absent"):
         load_generator(tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="no generator"):
         load_generator(tmp_path)
@@ -159,7 +163,7 @@ def test_a_name_alone_is_that_of_a_file_that_ships(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(card, "files", lambda _: tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     assert load_generator("shipped.safetensors").name == "shipped"
-    with pytest.raises(WeightsError, match="shipped are: shipped.safetensors"):
+    with pytest.raises(WeightsError, match=r"shipped are: shipped\.safetensors"):
         load_generator("elsewhere/shipped.safetensors")
     written(tmp_path / "shipped.safetensors", "vae")  # a file at the path itself comes first
     assert isinstance(load_generator("shipped.safetensors"), VAEDecoder)
