@@ -14,6 +14,7 @@ from torch import Tensor
 
 from generators import DCGAN, VAEDecoder, card, load_generator
 from generators.card import METADATA, Card, open_generator, save_generator
+from gibench.data import Photographs
 from gibench.errors import WeightsError
 from gibench.search.generator import Generator
 
@@ -167,3 +168,11 @@ def test_a_name_alone_is_that_of_a_file_that_ships(tmp_path: Path, monkeypatch: 
         load_generator("elsewhere/shipped.safetensors")
     written(tmp_path / "shipped.safetensors", "vae")  # a file at the path itself comes first
     assert isinstance(load_generator("shipped.safetensors"), VAEDecoder)
+
+
+def test_what_ships_was_trained_on_the_prior_split() -> None:
+    note, generator = open_generator("vae_photographs_tiny.safetensors")
+    assert generator.name == "vae_photographs_tiny"
+    assert note.data == "photographs"
+    assert note.image_ids_sha256 == Photographs().split_hashes()["prior"]
+    assert float(generator(inputs(generator)[0].float()).std()) > 0.1
