@@ -29,7 +29,7 @@ Origin = Literal["in_distribution", "out_of_distribution"]
 Storage = Literal["float32", "float16"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=65536)]
-Setting = bool | Count | float | Annotated[str, Field(max_length=64)] | Annotated[list[Count], Field(max_length=16)]
+Setting = bool | Count | Annotated[str, Field(max_length=64)] | Annotated[list[Count], Field(max_length=16)]
 Settings = dict[str, Setting]
 
 
@@ -92,9 +92,8 @@ def save_generator(card: Card, generator: Generator, path: str | Path, *, storag
 def load_generator(path: str | Path) -> Generator:
     """Read a generator, on the CPU in float32, in evaluation mode, with frozen weights.
 
-    It has three attributes more: `name`, of the file without its ending; `origin`, as its card says; and
-    `weights_sha256`, of the file. No memory is taken for the generator before the names and shapes in the file are
-    known to be those that its card asks for.
+    It knows its `name`, of the file without its ending, its `origin`, as its card says, and its file. No memory is
+    taken for the generator before the names and shapes in the file are known to be those that its card asks for.
 
     Args:
         path: of a file that `fit_generator` wrote, or the name alone of one that ships with gibench, such as
@@ -122,7 +121,8 @@ def open_generator(path: str | Path) -> tuple[Card, Generator]:
     weights = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     generator.load_state_dict(weights, assign=True)
     digest = hashlib.sha256(content).hexdigest()
-    vars(generator).update(name=path.stem, origin=card.origin, weights_sha256=digest)
+    generator.name, generator.origin = path.stem, card.origin
+    generator.weights_sha256, generator.weights_path = digest, path
     return card, generator.eval().requires_grad_(False)
 
 
@@ -136,9 +136,9 @@ def find(path: str | Path) -> Path:
     if path.is_file():
         return path
     shipped = Path(str(files("generators"))) / "weights"
-    if path.name == str(path) and (shipped / path.name).is_file():
-        return shipped / path.name
-    names = ", ".join(sorted(file.name for file in shipped.glob("*.safetensors"))) or "none"
+    if path.name == str(path) and (shipped / path.stem / path.name).is_file():
+        return shipped / path.stem / path.name
+    names = ", ".join(sorted(file.name for file in shipped.glob("*/*.safetensors"))) or "none"
     raise WeightsError(
         f"there is no generator {path}; train one with `gibench fit`, or correct the path (shipped are: {names})."
     )

@@ -52,8 +52,8 @@ class DCGAN(Generator):
 
     def stage(self, index: int, features: Tensor, classes: Tensor | None) -> Tensor:
         """See `Generator`."""
-        maps = features[:, :, None, None] if index == 0 else features
-        maps = self.main[3 * index : 3 * index + 3](maps)
+        before = features[:, :, None, None] if index == 0 else features
+        maps: Tensor = self.main[3 * index : 3 * index + 3](before)
         return (maps + 1) / 2 if index == self.depth - 1 else maps
 
 

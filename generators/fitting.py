@@ -11,15 +11,18 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from generators.card import MODELS, Card, Origin, Settings, Storage, build, save_generator
 from generators.discriminators import DISCRIMINATORS, Discriminator
+from generators.range_limit import RangeLimit
 from generators.training import GANSettings, GANTraining, GeneratorTraining, VAESettings, VAETraining
 from generators.vae import VAEDecoder, VAEEncoder
 from gibench.data.base import ImageDataModule
 from gibench.data.splits import Split, ids_hash
 from gibench.errors import ConfigurationError
+from gibench.metrics import psnr
 from gibench.runs.media import LoggerName, make_logger
 from gibench.search.generator import Generator
 from gibench.seeding import derive
 from gibench.seeding import generator as random_numbers
+from gibench.victims.offline import metered
 from gibench.victims.restart import Precision, claim, fit_from
 
 
@@ -36,6 +39,7 @@ def fit_generator(
     every: int = 500,
     images: int | None = None,
     tune: int = 256,
+    project: int = 16,
     learning_rate: float = 2e-4,
     anneal: float = 0.5,
     decay: float = 0.999,
@@ -51,8 +55,8 @@ def fit_generator(
 
     The same call again continues after a kill from the last state, or returns the file if it is there; on a CPU the
     file is byte for byte that of a training that was not killed. The folder also gets the settings (`training.json`),
-    a log (`log/version_*/metrics.csv`) and pictures of the same latents as it goes (`samples/step_00000.png`); of a
-    VAE also tune images above what it makes of them (`reconstructions`).
+    a log (`log/version_*/metrics.csv`), what it cost (`cost.json`), and pictures of the same latents as it goes
+    (`samples/step_00000.png`); of a VAE also tune images above what it makes of them (`reconstructions`).
 
     Args:
         data: whose prior split is the attacker's auxiliary data.
@@ -66,6 +70,8 @@ def fit_generator(
         every: steps between states, from which a killed training continues, and between pictures.
         images: train on so many images of the prior split only; None is all.
         tune: images of the tune split to measure on.
+        project: so many of them are projected on the range of the finished generator, see `RangeLimit`, from two
+            latents with 300 steps; their mean PSNR goes onto the card, as `range_limit_psnr`. 0 projects none.
         learning_rate: as all to `flips`, see `GeneratorTraining`.
         anneal: last part of the training, in which the learning rate falls to zero.
         decay: of the average of the weights.
@@ -83,8 +89,10 @@ def fit_generator(
         StorageError: the folder cannot be written.
         WeightsError: the state from which a killed training continues is damaged.
     """
-    if min(steps, together, every, tune, 1 if images is None else images) < 1 or not (0 <= anneal <= 1):
-        raise ConfigurationError("steps, together, every, images and tune must be at least 1, anneal in 0..1.")
+    if min(steps, together, every, tune, 1 if images is None else images, project + 1) < 1 or not 0 <= anneal <= 1:
+        raise ConfigurationError(
+            "steps, together, every, images and tune must be at least 1, project at least 0, anneal in 0..1."
+        )
     if not (0 < learning_rate < 1 and 0 <= decay < 1):
         raise ConfigurationError(f"learning_rate is {learning_rate} and decay {decay}; set them between 0 and 1.")
     prior, held_out = _some(data, "prior", images, seed), _some(data, "tune", tune, seed)
@@ -138,20 +146,32 @@ def fit_generator(
         module, per_step = VAETraining(generator, partner, vae or VAESettings(), **rest), 1
     order = Steps(len(prior.ids), size=together * per_step, steps=steps, every=every, seed=seed)
     state = out / "resume.ckpt"
-    fit_from(
-        state,
-        module,
-        DataLoader(TensorDataset(prior.images, prior.labels), sampler=order, batch_size=None),
-        epochs=-(-steps // every),
-        callbacks=[],
-        accelerator=accelerator,
-        precision=precision,
-        logger=make_logger(logger, out.name, out),
-    )
-    finished = module.finished().cpu()
-    save_generator(card.model_copy(update={"training": told | module.quality}), finished, file, storage=storage)
+    with metered(out, [file], images=len(prior.ids)) as meter:
+        fit_from(
+            state,
+            module,
+            DataLoader(TensorDataset(prior.images, prior.labels), sampler=order, batch_size=None),
+            epochs=-(-steps // every),
+            callbacks=[meter],
+            accelerator=accelerator,
+            precision=precision,
+            logger=make_logger(logger, out.name, out),
+        )
+        finished = module.finished().cpu()
+        found = module.quality | _limit(finished, held_out, project)
+        save_generator(card.model_copy(update={"training": told | found}), finished, file, storage=storage)
     state.unlink(missing_ok=True)
     return [file]
+
+
+def _limit(generator: Generator, held_out: Split, project: int) -> dict[str, float]:
+    """The range limit on the first images of the tune split."""
+    images, labels = held_out.images[:project], held_out.labels[:project]
+    if not len(images):
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        projected = RangeLimit(generator, steps=300, restarts=2)(images[None], labels[None])[0]
+    return {"range_limit_psnr": float(psnr(projected, images).mean()), "range_limit_images": float(len(images))}
 
 
 class Steps(Sampler[Tensor]):

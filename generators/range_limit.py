@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gibench.errors import ConfigurationError, NonFiniteError
 from gibench.metrics.limits import Limit
-from gibench.search.generator import Generator
+from gibench.search.generator import Generator, resampling
+from gibench.search.l1_ball import project_to_l1_ball
 from gibench.seeding import derive, normal_rows
 from gibench.types import check_images
 
@@ -89,7 +90,7 @@ class RangeLimit(Limit):
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """See `Limit`; labels may be left out for a generator that takes no classes."""
         check_images(images)
-        fit = fitting(self.generator, tuple(images.shape[2:]), resample=self.resample)
+        fit = resampling(self.generator, tuple(images.shape[2:]), resample=self.resample)
         self.generator.to(images.device)
         if self.encoder is not None:
             self.encoder.to(images.device)
@@ -112,7 +113,7 @@ class RangeLimit(Limit):
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         """See `Limit`."""
-        fitting(self.generator, image_shape, resample=self.resample)
+        resampling(self.generator, image_shape, resample=self.resample)
         if self.generator.num_classes is not None and self.generator.num_classes < num_classes:
             raise ConfigurationError(
                 f"{type(self.generator).__name__} has {self.generator.num_classes} classes, the victim {num_classes}; "
@@ -172,44 +173,6 @@ class RangeLimit(Limit):
         return variable
 
 
-def l1_projection(moves: Tensor, radius: float) -> Tensor:
-    """The nearest points to the rows of `moves` (N, ...) with sum |m| <= radius, by sorting.
-
-    Duchi et al., ICML 2008: magnitudes are lowered by one threshold per row, found exactly, and cut off at 0.
-    """
-    rows = moves.flatten(1)
-    sizes = rows.abs()
-    falling = sizes.sort(dim=1, descending=True).values
-    counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
-    thresholds = (falling.cumsum(1) - radius) / counts
-    last = (falling > thresholds).sum(1, keepdim=True).clamp(min=1) - 1
-    threshold = thresholds.gather(1, last).clamp(min=0)
-    return ((sizes - threshold).clamp(min=0) * rows.sign()).view_as(moves)
-
-
-def fitting(generator: Generator, shape: tuple[int, ...], *, resample: bool) -> Callable[[Tensor], Tensor]:
-    """What brings the generator's images to `shape` (C, H, W); see `RangeLimit`.
-
-    Raises:
-        ConfigurationError: they have other channels, or another size and `resample` is off.
-    """
-    own = tuple(generator.image_shape)
-    if own == shape:
-        return lambda images: images
-    if own[0] != shape[0]:
-        raise ConfigurationError(
-            f"{type(generator).__name__} draws {own[0]} channels, the images have {shape[0]}; take another generator."
-        )
-    if not resample:
-        raise ConfigurationError(
-            f"{type(generator).__name__} draws {own[1]} x {own[2]} pixels, the images have {shape[1]} x {shape[2]}; "
-            "set resample, or take a generator of their size."
-        )
-    if own[1] >= shape[1] and own[2] >= shape[2]:
-        return lambda images: F.interpolate(images, size=shape[1:], mode="area")
-    return lambda images: F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)
-
-
 def weights_sha256(generator: nn.Module) -> str:
     """SHA-256 of a network's parameters and buffers in float32, by name."""
     digest = hashlib.sha256()
@@ -239,7 +202,7 @@ def _descend(
             optimizer.step()
             if radius < math.inf:
                 with torch.no_grad():
-                    variable.copy_(start + l1_projection(variable - start, radius))
+                    variable.copy_(start + project_to_l1_ball((variable - start).flatten(1), radius).view_as(variable))
     return best, least
 
 

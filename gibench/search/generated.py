@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.needs import Needs
-from gibench.search.generator import Generator
+from gibench.search.generator import Generator, resampling
 from gibench.search.representation import NOTHING_GIVEN, Given, Representation
 from gibench.types import Observation
 from gibench.victims import Victim
@@ -51,7 +51,7 @@ class Generated(Representation):
             raise WeightsError("the generator's weights hold NaN or infinity; load it again, or train it anew.")
         self.generator = generator.eval().requires_grad_(False)
         self.resample = resample
-        origin = getattr(generator, "origin", None)
+        origin = generator.origin
         # Who may learn from images of the same distribution may learn from others.
         self.needs = Needs() if origin is None else Needs(prior_data=tuple(sorted({"in_distribution", origin})))
 
@@ -62,18 +62,12 @@ class Generated(Representation):
     def decode(self, variable: Tensor, victim: Victim, given: Given = NOTHING_GIVEN) -> Tensor:
         """See `Representation`."""
         stage, features, classes = self.place(variable, given)
-        return self.fit(self.generator(features, classes, first=stage), variable, victim)
+        return self.finish(self.generator(features, classes, first=stage), variable, victim)
 
-    def fit(self, images: Tensor, variable: Tensor, victim: Victim) -> Tensor:
+    def finish(self, images: Tensor, variable: Tensor, victim: Victim) -> Tensor:
         """Bring images (N, C, h, w) to the victim's size and to (R, B, C, H, W)."""
-        size = victim.image_shape[1:]
-        if images.shape[2:] != size:
-            smaller = images.shape[2] >= size[0] and images.shape[3] >= size[1]
-            if smaller:
-                images = F.interpolate(images, size, mode="area")
-            else:
-                images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        of_rows: Tensor = images.unflatten(0, variable.shape[:2])
+        fitted = resampling(self.generator, victim.image_shape, resample=self.resample)(images)
+        of_rows: Tensor = fitted.unflatten(0, variable.shape[:2])
         return of_rows
 
     def classes(self, given: Given, like: Tensor) -> Tensor | None:
@@ -97,20 +91,12 @@ class Generated(Representation):
 
     def check(self, observation: Observation) -> None:
         """See `Representation`."""
-        drawn, taken = tuple(self.generator.image_shape), observation.image_shape
-        name = type(self.generator).__name__
-        if drawn[0] != taken[0]:
-            raise ConfigurationError(f"{name} draws {drawn[0]} channels, the victim takes {taken[0]}; use another one.")
-        if drawn != taken and not self.resample:
-            raise ConfigurationError(
-                f"{name} draws images of {drawn[1]} x {drawn[2]} pixels, the victim takes {taken[1]} x {taken[2]}; set "
-                "resample, or use another one."
-            )
+        resampling(self.generator, observation.image_shape, resample=self.resample)
         self.generator.to(next(iter(observation.update.values())))
         if self.generator.num_classes not in (None, observation.num_classes):
             raise ConfigurationError(
-                f"{name} draws {self.generator.num_classes} classes, the victim knows {observation.num_classes}; use "
-                "another one."
+                f"{type(self.generator).__name__} draws {self.generator.num_classes} classes, the victim knows "
+                f"{observation.num_classes}; use another one."
             )
 
     def check_follows(self, before: Representation) -> None:

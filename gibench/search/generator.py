@@ -1,9 +1,13 @@
 """What a generative prior is to a search: a chain of stages from a latent to an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gibench.errors import ConfigurationError
 
@@ -21,11 +25,17 @@ class Generator(nn.Module, ABC):
     latent_shape: of one latent; vectors are (Z,).
     image_shape: (C, H, W) of what it draws.
     num_classes: K of a class-conditional generator; None where it takes no classes.
+    name, origin, weights_sha256, weights_path: of the file that it came from; None where it came from none. origin is
+        what its training images are to those that are attacked, which the threat model has to grant.
     """
 
     latent_shape: tuple[int, ...]
     image_shape: tuple[int, int, int]
     num_classes: int | None = None
+    name: str | None = None
+    origin: Literal["in_distribution", "out_of_distribution"] | None = None
+    weights_sha256: str | None = None
+    weights_path: Path | None = None
 
     @property
     @abstractmethod
@@ -64,3 +74,32 @@ class Generator(nn.Module, ABC):
         with torch.no_grad():
             features: Tensor = self(latent, classes, last=index)
         return features.shape[1:]
+
+
+def resampling(generator: Generator, shape: tuple[int, ...], *, resample: bool) -> Callable[[Tensor], Tensor]:
+    """What brings a generator's images (N, C, h, w) to another size, (N, C, H, W).
+
+    Pixels are averaged by area where the generator's images are larger, and interpolated bilinearly where they are
+    smaller.
+
+    Args:
+        generator: whose images.
+        shape: (C, H, W) that is wanted.
+        resample: whether another size is wanted at all.
+
+    Raises:
+        ConfigurationError: the generator's images have other channels, or another size and `resample` is off.
+    """
+    own, name = tuple(generator.image_shape), type(generator).__name__
+    if own == tuple(shape):
+        return lambda images: images
+    if own[0] != shape[0]:
+        raise ConfigurationError(f"{name} draws {own[0]} channels, the images have {shape[0]}; use another generator.")
+    if not resample:
+        raise ConfigurationError(
+            f"{name} draws {own[1]} x {own[2]} pixels, the images have {shape[1]} x {shape[2]}; set resample, or use a "
+            "generator of their size."
+        )
+    if own[1] >= shape[1] and own[2] >= shape[2]:
+        return lambda images: F.interpolate(images, size=shape[1:], mode="area")
+    return lambda images: F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)

@@ -77,7 +77,7 @@ class GeneratorWeights(Generated):
             images = torch.stack([draw(*each) for each in zip(moves, features, of, strict=True)])
         else:
             images = vmap(draw, in_dims=(0, 0, None if classes is None else 0))(moves, features, classes)
-        return self.fit(images, variable, victim)
+        return self.finish(images, variable, victim)
 
     def follow(
         self, before: Representation, variable: Tensor, victim: Victim, given: Given

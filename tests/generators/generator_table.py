@@ -1,4 +1,4 @@
-"""The generators of the contract table, small, with weights and BatchNorm statistics that are not those of the start."""
+"""The generators of the contract table: small, with weights and BatchNorm statistics unlike those of the start."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -50,7 +50,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-3,
     },
 }
-FAST: dict[str, Any] = {"steps": 7, "every": 2, "together": 16, "tune": 20, "flips": True, "accelerator": "cpu"}
+FAST: dict[str, Any] = {
+    "steps": 7,
+    "every": 2,
+    "together": 16,
+    "tune": 20,
+    "project": 0,
+    "flips": True,
+    "accelerator": "cpu",
+}
 
 
 def fit(out: Path, kind: str = "vae", **changes: Any) -> Path:

@@ -41,6 +41,12 @@ def test_a_vae_beats_the_mean_image(tmp_path: Path) -> None:
     assert card(file).training["tune_psnr"] > mean_image_psnr() + 3
 
 
+def test_the_card_tells_the_range_limit(tmp_path: Path) -> None:
+    found = card(fit(tmp_path, steps=100, every=100, project=2)).training
+    assert found["range_limit_psnr"] > mean_image_psnr()
+    assert found["range_limit_images"] == 2
+
+
 @pytest.mark.parametrize("loss", ["non_saturating", pytest.param("hinge", marks=pytest.mark.slow)])
 def test_a_gan_comes_nearer_to_the_images(tmp_path: Path, loss: Any) -> None:
     """In mean and covariance, the parts of a Fréchet distance on pixels."""
@@ -226,6 +232,7 @@ def test_statistics_of_averaged_weights_are_measured(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "at least 1"),
         ({"anneal": 1.5}, "anneal"),
+        ({"project": -1}, "project"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"model": "biggan"}, "no generator 'biggan'"),
         ({"settings": {"depth": 3}}, "depth"),

@@ -4,11 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from generators.range_limit import RangeLimit, l1_projection
+from generators.range_limit import RangeLimit
 from gibench.errors import ConfigurationError, NonFiniteError, ShapeError
 from gibench.search.generator import Generator
 
@@ -138,20 +136,6 @@ def test_other_sizes_are_resampled_only_when_asked(size: int) -> None:
     found = RangeLimit(Linear(), steps=50, restarts=1, resample=True)(images)
     assert found.shape == images.shape
     assert (found - images).square().mean() < (images - 0.5).square().mean()
-
-
-@given(seed=st.integers(0, 10**6), radius=st.floats(0, 20))
-def test_the_l1_projection_is_the_nearest_point_of_the_ball(seed: int, radius: float) -> None:
-    """Against bisection of the threshold, in float64."""
-    moves = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = l1_projection(moves, radius)
-    for row, answer in zip(moves.flatten(1), found.flatten(1), strict=True):
-        low, high = 0.0, float(row.abs().max())
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (middle, high) if (row.abs() - middle).clamp(min=0).sum() > radius else (low, middle)
-        threshold = 0.0 if row.abs().sum() <= radius else high
-        torch.testing.assert_close(answer, row.sign() * (row.abs() - threshold).clamp(min=0), atol=1e-9, rtol=0)
 
 
 def test_settings_out_of_bounds_are_refused() -> None:

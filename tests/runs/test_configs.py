@@ -240,7 +240,7 @@ def test_generators(gibench: Command, tmp_path: Path, name: str) -> None:
     path = CONFIGS / "generators" / f"{name}.yaml"
     options = ["--steps", "1", "--together", "2", "--images", "4", "--tune", "2", "--data", "gibench.data.Photographs"]
     small = {"dcgan": '{"width": 2}', "residual_gan": '{"width": 2}', "vae": '{"widths": [4, 4, 4, 4]}'}
-    options += ["--settings", small[load(path)["init_args"]["model"]], "--precision", "32-true"]
+    options += ["--settings", small[load(path)["init_args"]["model"]], "--precision", "32-true", "--project", "0"]
     status, printed, errors = gibench("fit", path, *options, "--out", str(tmp_path / "out"))
     assert status == 0, errors
     assert "_photographs.safetensors" in printed

@@ -165,7 +165,7 @@ def test_levenberg_marquardt_finds_the_latent_of_an_image_in_the_range() -> None
 def test_images_of_another_size_are_resampled_only_when_asked(side: int, mode: str) -> None:
     made = generator(side=side)
     observation = observe(batch_of(1, 1))
-    with pytest.raises(ConfigurationError, match=f"{side} x {side} pixels, the victim takes 8 x 8; set resample"):
+    with pytest.raises(ConfigurationError, match=f"{side} x {side} pixels, the images have 8 x 8; set resample"):
         gias(generator=made, latent_steps=1, weight_steps=0)(observation)
     latent = Latent(generator=made, resample=True)
     latent.check(observation)
@@ -192,7 +192,7 @@ def test_generators_that_do_not_fit_are_refused() -> None:
         gias(generator=generator(num_classes=7))(observe(batch_of(1, 1)))
     gray = generator()
     gray.image_shape = (1, 8, 8)
-    with pytest.raises(ConfigurationError, match="draws 1 channels, the victim takes 3"):
+    with pytest.raises(ConfigurationError, match="draws 1 channels, the images have 3"):
         Latent(generator=gray).check(observe(batch_of(1, 1)))
     broken = generator()
     broken.first.weight[0, 0] = torch.nan
@@ -202,7 +202,7 @@ def test_generators_that_do_not_fit_are_refused() -> None:
 
 def test_what_the_generator_learned_from_has_to_be_granted() -> None:
     made = generator()
-    made.origin = "out_of_distribution"  # type: ignore[assignment]
+    made.origin = "out_of_distribution"
     attack = gias(generator=made, latent_steps=1, weight_steps=0)
     with pytest.raises(ThreatModelError, match="prior_data"):
         attack(observe(batch_of(1, 1)))
