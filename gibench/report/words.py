@@ -204,8 +204,10 @@ def offline(costs: Sequence[Mapping[str, Any]]) -> str:
 def _training(cost: Mapping[str, Any]) -> str:
     if cost.get("seconds") is None:
         return "weights whose training is not recorded"
+    processors = cost["cpu_seconds"]
+    of_processors = "" if processors is None else f" ({amount(processors)}{NO_BREAK}s of processors)"
     said = (
-        f"{amount(cost['seconds'])}{NO_BREAK}s ({amount(cost['cpu_seconds'])}{NO_BREAK}s of processors) of training on "
+        f"{amount(cost['seconds'])}{NO_BREAK}s{of_processors} of training on "
         f"{cost['images']:,} images, {cost['examples']:,} examples in {cost['steps']:,} steps, "
         f"on {listing(cost['devices']) or 'an unknown device'}"
     )

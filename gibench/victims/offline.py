@@ -28,7 +28,7 @@ class OfflineCost(BaseModel):
 
     seconds: wall clock of all parts of a training that was killed and continued, the making of pairs included; of what
         a part did after its last whole epoch nothing counts if it was killed without notice. cpu_seconds: the same, of
-        all threads of the process. seconds_before: of the training whose weights this one started from; None if
+        all threads of the process; None if unknown. seconds_before: of the training whose weights this one started from; None if
         unknown.
     images: different auxiliary images. steps: of optimizers. examples: what was trained on in all, with repetition:
         updates for an inverter, images for a generator.
@@ -38,7 +38,7 @@ class OfflineCost(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     seconds: Amount = 0.0
-    cpu_seconds: Amount = 0.0
+    cpu_seconds: Amount | None = 0.0
     seconds_before: Amount | None = 0.0
     images: Count
     steps: Count = 0
@@ -91,7 +91,8 @@ class Meter(Callback):
             StorageError: the file cannot be written.
         """
         self.cost.seconds = self._before[0] + monotonic() - self._began[0]
-        self.cost.cpu_seconds = self._before[1] + process_time() - self._began[1]
+        before = self._before[1]
+        self.cost.cpu_seconds = None if before is None else before + process_time() - self._began[1]
         self.cost.weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         write_atomically(self.cost.model_dump_json(indent=2).encode(), self.file)
 

@@ -160,7 +160,7 @@ def test_weights_that_float16_does_not_hold(tmp_path: Path) -> None:
 
 def test_a_name_alone_is_that_of_a_file_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = tmp_path / "package" / "weights"
-    written(shipped / "shipped.safetensors")
+    written(shipped / "shipped" / "shipped.safetensors")
     monkeypatch.setattr(card, "files", lambda _: tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     assert load_generator("shipped.safetensors").name == "shipped"
