@@ -6,21 +6,26 @@ from gibench.attacks.base import Attack
 from gibench.attacks.gradient_matching import GradientMatching
 from gibench.errors import ConfigurationError
 from gibench.likelihoods import Flat
+from gibench.search import Adam
 from gibench.search.generated import Generated
 from gibench.types import Observation, Reconstruction
 
 
 def prior_alone(attack: GradientMatching) -> GradientMatching:
-    """Return the attack with a flat likelihood: what it answers when the update says nothing."""
-    if not attack.priors and not isinstance(attack.pixels, Generated):
+    """Return the attack with a flat likelihood: what it answers when the update says nothing.
+
+    What a generator draws has no mode to search for: there the answer is the random image that the search starts from.
+    """
+    drawn = isinstance(attack.pixels, Generated)
+    if not attack.priors and not drawn:
         raise ConfigurationError("the attack has no prior, so that there is nothing to show alone.")
     return GradientMatching(
         likelihood=Flat(),
-        priors=[*attack.priors],
-        search=attack.search,
+        priors=[] if drawn else [*attack.priors],
+        search=Adam(steps=1) if drawn else attack.search,
         labels=attack.labels,
         pixels=attack.pixels,
-        then=attack.stages[1:],
+        then=() if drawn else attack.stages[1:],
         restarts=attack.restarts,
         ball=attack.ball,
         engine=deepcopy(attack.engine),

@@ -28,8 +28,8 @@ class OfflineCost(BaseModel):
 
     seconds: wall clock of all parts of a training that was killed and continued, the making of pairs included; of what
         a part did after its last whole epoch nothing counts if it was killed without notice. cpu_seconds: the same, of
-        all threads of the process; None if unknown. seconds_before: of the training whose weights this one started from; None if
-        unknown.
+        all threads of the process; None if unknown. seconds_before: of the training whose weights this one started
+        from; None if unknown.
     images: different auxiliary images. steps: of optimizers. examples: what was trained on in all, with repetition:
         updates for an inverter, images for a generator.
     devices: where it ran. weights: SHA-256 of the files that came of it; none until it is finished.
