@@ -130,8 +130,17 @@ EXPERIMENTS = {
     "r_gap": " --precision 64-true",
     "second_order": " --precision 64-true",
     "second_order_pairs": " --precision 64-true",
+    "learned_inverters": "",
+    "generative": "",
+    "out_of_distribution": "",
 }
-ELSEWHERE = {"second_order": "second_order", "second_order_pairs": "second_order"}
+ELSEWHERE = {
+    "second_order": "second_order",
+    "second_order_pairs": "second_order",
+    "learned_inverters": "inverters",
+    "generative": "generators",
+    "out_of_distribution": "generators",
+}
 """Where a table is that is not in experiments.md."""
 
 STOPPED = {"repeated_labels", "second_order", "second_order_pairs"}  # before its last cells; the documentation says so
@@ -143,7 +152,7 @@ def published() -> list[str]:
 
 
 def experiment_table(name: str) -> list[str]:
-    """One line for each attack of a suite, and for the best floor of each of its scenarios."""
+    """One line for each attack of a suite, for the best floor of each of its scenarios, and for its limits."""
     lines = []
     rows = rows_of(f"{name}-small")
     for scenario in dict.fromkeys(row["scenario"] for row in rows):
@@ -151,7 +160,8 @@ def experiment_table(name: str) -> list[str]:
         attacks = [row for row in members if row["kind"] == "attack"]
         floors = [row for row in members if row["kind"] == "floor"]
         attacks.sort(key=lambda row: -float(row["psnr"]))
-        for row in [*attacks, max(floors, key=lambda row: float(row["psnr"]))]:
+        limits = [row for row in members if row["attack"].startswith("limit:")]
+        for row in [*attacks, max(floors, key=lambda row: float(row["psnr"])), *limits]:
             looks = [f"{100 * float(row[key]):.0f} %" if row[key] else "" for key in ("bad_pixels", "mixtures")]
             cells = (
                 scenario,
@@ -177,6 +187,29 @@ def test_the_documentation_shows_the_experiments(name: str) -> None:
     assert "dirty" not in manifest["commit"]
     text = (REPOSITORY / "docs" / f"{ELSEWHERE.get(name, 'experiments')}.md").read_text().splitlines()
     for expected in experiment_table(name):
+        assert expected in text
+
+
+def families_table() -> list[str]:
+    """In each scenario, each family's mean at each of its budgets; of the inverter, which has none, at the first."""
+    rows = {(row["scenario"], row["attack"]): row for row in rows_of("prior_families-small")}
+    families = json.loads((RESULTS / "prior_families-small.json").read_text())["families"]
+    lines = []
+    for scenario in dict.fromkeys(scenario for scenario, _ in rows):
+        for family, attacks in families.items():
+            cells = [interval(rows[scenario, name], "psnr") for name in attacks if (scenario, name) in rows]
+            if cells:
+                lines.append("| " + " | ".join((scenario, family, *cells, *[""] * (3 - len(cells)))) + " |")
+    return lines
+
+
+@pytest.mark.skipif(not (RESULTS / "prior_families-small.csv").exists(), reason="the suite is not published")
+def test_the_documentation_shows_the_families() -> None:
+    manifest = json.loads((RESULTS / "prior_families-small.json").read_text())
+    assert manifest["command"] == "gibench run configs/suites/prior_families.yaml --size small"
+    assert "dirty" not in manifest["commit"]
+    text = (REPOSITORY / "docs" / "generators.md").read_text().splitlines()
+    for expected in families_table():
         assert expected in text
 
 

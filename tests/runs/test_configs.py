@@ -67,7 +67,7 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("out_of_distribution_inverters", "full"),
     ("prior_families", "small"),
     ("prior_families", "full"),
-    ("generative", "small"),  # ConvNet64
+    ("generative", "small"),
     ("generative", "full"),
     ("out_of_distribution", "small"),
     ("out_of_distribution", "full"),
