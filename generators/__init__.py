@@ -5,6 +5,7 @@ from generators.dcgan import DCGAN
 from generators.discriminators import DCGANDiscriminator, ProjectionDiscriminator
 from generators.fitting import fit_generator
 from generators.foreign import Foreign
+from generators.giml import fit_giml
 from generators.pretrained import by_path, pretrained, pretrained_encoder
 from generators.range_limit import RangeLimit
 from generators.residual_gan import ResidualGAN
@@ -29,6 +30,7 @@ __all__ = [
     "VAETraining",
     "by_path",
     "fit_generator",
+    "fit_giml",
     "load_generator",
     "pretrained",
     "pretrained_encoder",

@@ -26,6 +26,8 @@ METADATA = "gibench_generator"
 LONGEST = 1 << 20  # bytes of a card
 
 Origin = Literal["in_distribution", "out_of_distribution"]
+UPDATES: Literal["updates"] = "updates"
+"""On the card of a generator that was learned from updates alone: no image is needed, so nothing has to be granted."""
 Storage = Literal["float32", "float16"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=65536)]
@@ -37,8 +39,9 @@ class Card(BaseModel):
     """What a file says of the generator in it.
 
     model, settings: its class, by a name of `MODELS`, and all its arguments.
-    data: name of the data that it was trained on. origin: what they are to the images attacked.
-    image_ids_sha256: of the images trained on, all of the prior split.
+    data: name of the data that it was trained on. origin: what they are to the images attacked; "updates" where it was
+        learned from updates of such data instead, without the images (`fit_giml`).
+    image_ids_sha256: of the images trained on, or behind those updates, all of the prior split.
     training: settings and outcome of the training, for the reader.
     """
 
@@ -48,7 +51,7 @@ class Card(BaseModel):
     model: Annotated[str, Field(max_length=64)]
     settings: Settings
     data: str
-    origin: Origin
+    origin: Origin | Literal["updates"]
     image_ids_sha256: Digest
     training: dict[str, Any]
 
@@ -92,8 +95,9 @@ def save_generator(card: Card, generator: Generator, path: str | Path, *, storag
 def load_generator(path: str | Path) -> Generator:
     """Read a generator, on the CPU in float32, in evaluation mode, with frozen weights.
 
-    It knows its `name`, of the file without its ending, its `origin`, as its card says, and its file. No memory is
-    taken for the generator before the names and shapes in the file are known to be those that its card asks for.
+    It knows its `name`, of the file without its ending, its `origin`, as its card says (None if that is "updates"), and
+    its file. No memory is taken for the generator before the names and shapes in the file are known to be those that
+    its card asks for.
 
     Args:
         path: of a file that `fit_generator` wrote, or the name alone of one that ships with gibench, such as
@@ -121,7 +125,7 @@ def open_generator(path: str | Path) -> tuple[Card, Generator]:
     weights = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     generator.load_state_dict(weights, assign=True)
     digest = hashlib.sha256(content).hexdigest()
-    generator.name, generator.origin = path.stem, card.origin
+    generator.name, generator.origin = path.stem, None if card.origin == UPDATES else card.origin
     generator.weights_sha256, generator.weights_path = digest, path
     return card, generator.eval().requires_grad_(False)
 

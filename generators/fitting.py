@@ -1,7 +1,7 @@
 """`gibench fit` for generators: from data to a file, in a folder of its own."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ def fit_generator(
         )
     if not (0 < learning_rate < 1 and 0 <= decay < 1):
         raise ConfigurationError(f"learning_rate is {learning_rate} and decay {decay}; set them between 0 and 1.")
-    prior, held_out = _some(data, "prior", images, seed), _some(data, "tune", tune, seed)
-    whole = _complete(model, settings or {}, prior)
+    prior, held_out = some_of(data, "prior", images, seed), some_of(data, "tune", tune, seed)
+    whole = completed(model, settings or {}, prior.images.shape[1:], int(prior.labels.max()) + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("generator", seed))
         generator = build(model, whole)
@@ -158,13 +158,13 @@ def fit_generator(
             logger=make_logger(logger, out.name, out),
         )
         finished = module.finished().cpu()
-        found = module.quality | _limit(finished, held_out, project)
+        found = module.quality | limit_on(finished, held_out, project)
         save_generator(card.model_copy(update={"training": told | found}), finished, file, storage=storage)
     state.unlink(missing_ok=True)
     return [file]
 
 
-def _limit(generator: Generator, held_out: Split, project: int) -> dict[str, float]:
+def limit_on(generator: Generator, held_out: Split, project: int) -> dict[str, float]:
     """The range limit on the first images of the tune split."""
     images, labels = held_out.images[:project], held_out.labels[:project]
     if not len(images):
@@ -205,7 +205,8 @@ class Steps(Sampler[Tensor]):
         return torch.randperm(self.images, generator=random_numbers("order", self.seed, number))
 
 
-def _some(data: ImageDataModule, name: Any, most: int | None, seed: int) -> Split:  # noqa: ANN401 - a SplitName
+def some_of(data: ImageDataModule, name: Any, most: int | None, seed: int) -> Split:  # noqa: ANN401 - a SplitName
+    """At most so many images of a split, which the seed chooses."""
     images, labels, ids = data.split(name)
     if most is None or most >= len(images):
         return Split(images, labels, ids)
@@ -213,13 +214,17 @@ def _some(data: ImageDataModule, name: Any, most: int | None, seed: int) -> Spli
     return Split(images[kept], labels[kept], tuple(ids[row] for row in kept.tolist()))
 
 
-def _complete(model: str, settings: Settings, prior: Split) -> Settings:
-    """Settings with what the data say."""
+def completed(model: str, settings: Settings, image_shape: Iterable[int], num_classes: int) -> Settings:
+    """Settings with what the data say.
+
+    Raises:
+        ConfigurationError: there is no such model, or the settings say it, too.
+    """
     if model not in MODELS:
         raise ConfigurationError(f"there is no generator {model!r}; choose one of {', '.join(MODELS)}.")
-    told: Settings = {"image_shape": [*prior.images.shape[1:]]}
+    told: Settings = {"image_shape": [*image_shape]}
     if "num_classes" in inspect.signature(MODELS[model]).parameters:
-        told["num_classes"] = int(prior.labels.max()) + 1
+        told["num_classes"] = num_classes
     odd = sorted(told.keys() & settings.keys())
     if odd:
         raise ConfigurationError(f"{', '.join(odd)} come from the data; leave them out of the settings.")

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,3 +58,10 @@ def write_grid(images: Tensor, path: Path, *, columns: int = 8, factor: int = 2)
     picture.save(buffer, "PNG")
     write_atomically(buffer.getvalue(), path)
     return picture
+
+
+def publish_grid(images: Tensor, path: Path, logger: object) -> None:
+    """Write images as `write_grid` does, and hand the picture to Weights & Biases, under the name of its folder."""
+    picture = write_grid(images, path)
+    if isinstance(logger, WandbLogger):
+        logger.log_image(path.parent.name, images=[picture], caption=[path.stem])

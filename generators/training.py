@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.loggers import WandbLogger
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from generators.card import Settings
 from generators.discriminators import Discriminator
-from generators.sample_grids import latents_for, standing_statistics, write_grid
+from generators.sample_grids import latents_for, publish_grid, standing_statistics
 from generators.vae import VAEEncoder
 from gibench.errors import NonFiniteError
 from gibench.search.generator import Generator
@@ -181,10 +180,7 @@ class GeneratorTraining(LightningModule, ABC):
         self._write(drawn, "samples")
 
     def _write(self, images: Tensor, name: str) -> None:
-        path = self.out / name / f"step_{self.done:05d}.png"
-        picture = write_grid(images, path)
-        if isinstance(self.logger, WandbLogger):
-            self.logger.log_image(name, images=[picture], caption=[path.stem])
+        publish_grid(images, self.out / name / f"step_{self.done:05d}.png", self.logger)
 
     def on_train_start(self) -> None:
         """The untrained generator, for comparison."""

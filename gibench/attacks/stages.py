@@ -1,7 +1,7 @@
 """The search of some rows of gradient matching, stage after stage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,22 +33,31 @@ class Found(NamedTuple):
 
 def search_rows(attack: "GradientMatching", posterior: Posterior, rows: Sequence[Row], prepared: Prepared) -> Found:
     """Search rows together, through all stages; the answer of each is that of the stage that matches best."""
-    stages = attack.stages
-    lengths = [stage.search.steps for stage in stages]
-    objective, start = posterior.objective(rows, prepared.backend)
-    parts: list[Found] = []
-    for index, stage in enumerate(stages):
-        make_ready(attack, objective, start, prepared, stage=index)
-        with torch.enable_grad(), precise(objective.value), part(sum(lengths[:index]), sum(lengths)):
-            stage.search(objective, start)  # the search itself is never in mixed precision
-        parts.append(_answer(attack, objective))
-        if index + 1 < len(stages):
-            with precise(objective.value):
-                objective, start = posterior.after(objective, stage, stages[index + 1], rows, prepared.backend)
+    parts = [_answer(attack, objective) for objective in search_stages(attack, posterior, rows, prepared)]
     found = parts[0]
     for index, further in enumerate(parts[1:], 1):
         found = _better(found, further, index)
     return found
+
+
+def search_stages(
+    attack: "GradientMatching", posterior: Posterior, rows: Sequence[Row], prepared: Prepared
+) -> Iterator[Objective]:
+    """Search rows together, and yield the objective of each stage once its search has ended.
+
+    In its `best` stands what the stage found, in the stage's own variable, such as a generator's weights.
+    """
+    stages = attack.stages
+    lengths = [stage.search.steps for stage in stages]
+    objective, start = posterior.objective(rows, prepared.backend)
+    for index, stage in enumerate(stages):
+        make_ready(attack, objective, start, prepared, stage=index)
+        with torch.enable_grad(), precise(objective.value), part(sum(lengths[:index]), sum(lengths)):
+            stage.search(objective, start)  # the search itself is never in mixed precision
+        yield objective
+        if index + 1 < len(stages):
+            with precise(objective.value):
+                objective, start = posterior.after(objective, stage, stages[index + 1], rows, prepared.backend)
 
 
 def make_ready(

@@ -26,7 +26,8 @@ class Generator(nn.Module, ABC):
     image_shape: (C, H, W) of what it draws.
     num_classes: K of a class-conditional generator; None where it takes no classes.
     name, origin, weights_sha256, weights_path: of the file that it came from; None where it came from none. origin is
-        what its training images are to those that are attacked, which the threat model has to grant.
+        what its training images are to those that are attacked, which the threat model has to grant; None, too, where
+        it was learned without images.
     """
 
     latent_shape: tuple[int, ...]

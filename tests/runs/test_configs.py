@@ -250,9 +250,14 @@ def test_inverters(gibench: Command, tmp_path: Path, name: str, monkeypatch: pyt
 @pytest.mark.parametrize("name", shipped("generators"))
 def test_generators(gibench: Command, tmp_path: Path, name: str) -> None:
     path = CONFIGS / "generators" / f"{name}.yaml"
-    options = ["--steps", "1", "--together", "2", "--images", "4", "--tune", "2", "--data", "gibench.data.Photographs"]
+    tree = load(path)
+    options = ["--together", "2", "--images", "4", "--project", "0", "--data", "gibench.data.Photographs"]
     small = {"dcgan": '{"width": 2}', "residual_gan": '{"width": 2}', "vae": '{"widths": [4, 4, 4, 4]}'}
-    options += ["--settings", small[load(path)["init_args"]["model"]], "--precision", "32-true", "--project", "0"]
+    options += ["--settings", small[tree["init_args"]["model"]]]
+    if tree["class_path"] == "generators.fit_giml":
+        options += ["--rounds", "1", "--latent_steps", "1", "--weight_steps", "1"]
+    else:
+        options += ["--steps", "1", "--tune", "2", "--precision", "32-true"]
     status, printed, errors = gibench("fit", path, *options, "--out", str(tmp_path / "out"))
     assert status == 0, errors
     assert "_photographs.safetensors" in printed
