@@ -127,7 +127,10 @@ class Objective:
         with precise(self.value):
             leaves = {name: value.detach().requires_grad_() for name, value in variables.items()}
             value, match = self._judge(leaves, known, observation or self.all.observation)
-            gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+            if value.requires_grad:
+                gradients = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+            else:  # neither likelihood nor prior says anything
+                gradients = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
         return Evaluation(value.detach(), dict(zip(leaves, gradients, strict=True))), match.detach()
 
     def _judge(self, variables: Variables, known: Known, observation: Observation) -> tuple[Tensor, Tensor]:
