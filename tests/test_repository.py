@@ -63,7 +63,10 @@ def test_the_patterns_find_what_they_look_for() -> None:
 
 def test_there_is_no_lock_file_and_nothing_large(texts: dict[str, str]) -> None:
     assert not [name for name in texts if Path(name).name in ("uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock")]
-    assert not [path for path in committed() if path.stat().st_size > 2**21]
+    # The generators that ship may be a few megabytes.
+    assert not [
+        path for path in committed() if path.stat().st_size > (3 if path.suffix == ".safetensors" else 2) * 2**20
+    ]
 
 
 @pytest.mark.parametrize("pin", PINS, ids=str)
