@@ -1,9 +1,8 @@
 """Generators with weights from elsewhere: files of known networks, and networks of a user's own packages.
 
-Of packages of BigGAN and StyleGAN2, pytorch-pretrained-biggan was last released in 2019 and reads pickles,
-stylegan2-torch in 2022, and stylegan2-pytorch (2025) is a trainer of its own networks. None keeps the published weights
-usable, so that none is an extra of gibench: a user who has one installed names it to `by_path`, with weights converted
-to safetensors.
+By the dates of their last releases, packages of BigGAN and StyleGAN2 are not kept up (pytorch-pretrained-biggan 2019,
+stylegan2-torch 2022, stylegan2-pytorch January 2025), so that none is an extra of gibench: a user who has one installed
+names it to `by_path`, with weights converted to safetensors.
 """
 
 import hashlib
