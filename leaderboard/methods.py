@@ -108,6 +108,33 @@ KNOWN: dict[str, tuple[str, Citation | None]] = {
     "gibench.attacks.second_order": ("Second-order matching", None),
     "gibench.attacks.Continuation": ("Softened victims", None),
     "gibench.attacks.GradientMatching": ("Gradient matching", None),
+    "gibench.attacks.gias": (
+        "GIAS",
+        Citation(
+            title="Gradient Inversion with Generative Image Prior",
+            authors=("Jinwoo Jeon", "Jaechang Kim", "Kangwook Lee", "Sewoong Oh", "Jungseul Ok"),
+            year=2021,
+            venue="NeurIPS",
+        ),
+    ),
+    "gibench.attacks.gifd": (
+        "GIFD",
+        Citation(
+            title="GIFD: A Generative Gradient Inversion Method with Feature Domain Optimization",
+            authors=("Hao Fang", "Bin Chen", "Xuan Wang", "Zhi Wang", "Shu-Tao Xia"),
+            year=2023,
+            venue="ICCV",
+        ),
+    ),
+    "gibench.attacks.ggl": (
+        "GGL",
+        Citation(
+            title="Auditing Privacy Defenses in Federated Learning via Generative Gradient Leakage",
+            authors=("Zhuohang Li", "Jiaxin Zhang", "Luyang Liu", "Jian Liu"),
+            year=2022,
+            venue="CVPR",
+        ),
+    ),
     "inverters.LearningToInvert": (
         "Learning to Invert",
         Citation(
@@ -137,6 +164,8 @@ _FAMILIES: dict[str, Family] = {
     "BatchNormStatistics": "statistics",
     "GaussianPixels": "density",
     "PrincipalComponents": "density",
+    "ProbabilisticPCA": "density",
+    "Latent": "generative",
 }
 
 
@@ -192,12 +221,13 @@ def _family(attack: Any) -> Family | None:  # noqa: ANN401 - attacks have no com
     if kind.__name__ in _CLOSED:
         return "closed form"
     believed: set[Family] = {"none"}
-    parts = [attack, *getattr(attack, "priors", ()), getattr(attack, "pixels", None), getattr(attack, "attack", None)]
-    for part in filter(None, parts):
+    others = [other for name in ("attack", "initial") if (other := getattr(attack, name, None)) is not None]
+    parts = [attack, *getattr(attack, "priors", ()), getattr(attack, "pixels", None), *others]
+    for part in (each for each in parts if each is not None):
         room = type(part).__module__.partition(".")[0]
         if room in _ROOMS:
             believed.add(_ROOMS[room])
-        elif part is getattr(attack, "attack", None):
+        elif any(part is other for other in others):
             believed.add(_family(part) or "none")
         elif type(part).__name__ in _FAMILIES:
             believed.add(_FAMILIES[type(part).__name__])

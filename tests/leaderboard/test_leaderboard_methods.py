@@ -9,6 +9,9 @@ from leaderboard.exports import bibtex_key
 from leaderboard.methods import KNOWN, describe, family
 
 
+GENERATOR = {"class_path": "generators.load_generator", "init_args": {"path": "vae_photographs_tiny.safetensors"}}
+
+
 def part(path: str, /, **settings: Any) -> dict[str, Any]:
     return {"attack": {"class_path": path, "init_args": settings}}
 
@@ -24,6 +27,18 @@ def part(path: str, /, **settings: Any) -> dict[str, Any]:
         (part("gibench.attacks.LabelInference", labels={"class_path": "gibench.labels.IDLG"}), "closed form"),
         (part("inverters.LearningToInvert", path="nowhere.safetensors"), "learned inverter"),
         (part("generators.anything"), "generative"),
+        (part("gibench.attacks.gifd", generator=GENERATOR), "generative"),
+        (part("gibench.attacks.gias", generator=GENERATOR, tv=0.0), "generative"),
+        (
+            part(
+                "gibench.attacks.GradientMatching",
+                likelihood={"class_path": "gibench.likelihoods.Cosine"},
+                search={"class_path": "gibench.search.Adam", "init_args": {"steps": 1}},
+                labels={"class_path": "gibench.labels.Given"},
+                initial={"class_path": "gibench.attacks.inverting_gradients", "init_args": {"tv": 0.1}},
+            ),
+            "handcrafted",
+        ),
         (part("gibench.attacks.not_there"), None),
     ],
 )
