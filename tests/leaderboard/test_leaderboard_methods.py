@@ -8,7 +8,6 @@ from gibench.errors import ConfigurationError
 from leaderboard.exports import bibtex_key
 from leaderboard.methods import KNOWN, describe, family
 
-
 GENERATOR = {"class_path": "generators.load_generator", "init_args": {"path": "vae_photographs_tiny.safetensors"}}
 
 
