@@ -94,9 +94,16 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("r_gap", "full"),
 }
 
+TWINS = {"fedsgd_convnet64_silu", "convnet64_early_cifar10"}
+
 
 def shipped(room: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / room).glob("*.yaml"))
+
+
+def marked(room: str) -> list[Any]:
+    """All of a room; those that differ from another in a setting alone, and take long, with the long tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in TWINS else name for name in shipped(room)]
 
 
 def shorten(node: Any) -> Any:
@@ -184,7 +191,7 @@ def test_attacks(gibench: Command, tmp_path: Path, name: str, request: pytest.Fi
     assert run(gibench, tmp_path, tree)
 
 
-@pytest.mark.parametrize("name", shipped("clients"))
+@pytest.mark.parametrize("name", marked("clients"))
 def test_clients(gibench: Command, tmp_path: Path, name: str) -> None:
     attack = {"class_path": "gibench.attacks.inverting_gradients", "init_args": {"steps": 1}}
     client = load(CONFIGS / "clients" / f"{name}.yaml")
@@ -218,7 +225,7 @@ def test_data(gibench: Command, tmp_path: Path, name: str, request: pytest.Fixtu
     assert run(gibench, tmp_path, {"data": data, "client": client, "attack": attack})
 
 
-@pytest.mark.parametrize("name", shipped("victims"))
+@pytest.mark.parametrize("name", marked("victims"))
 def test_victims(gibench: Command, tmp_path: Path, name: str) -> None:
     options = ["--steps", "1", "--checkpoints", "[0, 1]", "--batch_size", "8", "--out", str(tmp_path / "out")]
     data = ["--data", "gibench.data.Photographs", "--data.updates", "2"]
