@@ -190,6 +190,21 @@ def test_the_documentation_shows_the_experiments(name: str) -> None:
         assert expected in text
 
 
+def priors_table() -> list[str]:
+    """What the README shows of the generative priors: a line for each attack, a column for each batch size."""
+    rows = {(row["scenario"], row["attack"]): row for row in rows_of("generative-small")}
+    names = ("gifd", "gias", "latent", "tv", "ig", "floor: class mean", "limit: generator (oracle)")
+    return [
+        "| " + " | ".join((name, *(interval(rows[f"lenet-b{size}", name], "psnr") for size in (1, 2, 4)))) + " |"
+        for name in names
+    ]
+
+
+def test_the_readme_shows_the_generative_priors() -> None:
+    readme = (REPOSITORY / "README.md").read_text().splitlines()
+    assert all(row in readme for row in priors_table())
+
+
 def families_table() -> list[str]:
     """In each scenario, each family's mean at each of its budgets; of the inverter, which has none, at the first."""
     rows = {(row["scenario"], row["attack"]): row for row in rows_of("prior_families-small")}
