@@ -94,7 +94,7 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("r_gap", "full"),
 }
 
-TWINS = {"fedsgd_convnet64_silu", "convnet64_early_cifar10"}
+LONG_ONES = {"fedsgd_convnet64", "fedsgd_convnet64_silu", "convnet64_cifar10", "convnet64_early_cifar10"}
 
 
 def shipped(room: str) -> list[str]:
@@ -102,8 +102,8 @@ def shipped(room: str) -> list[str]:
 
 
 def marked(room: str) -> list[Any]:
-    """All of a room; those that differ from another in a setting alone, and take long, with the long tests."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in TWINS else name for name in shipped(room)]
+    """All of a room; those of ConvNet64, which take longest, with the long tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LONG_ONES else name for name in shipped(room)]
 
 
 def shorten(node: Any) -> Any:
