@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from helpers import batch_of, fully_connected, small_victim
+from helpers import SmallGenerator, batch_of, fully_connected, small_victim
 from releases import DEFENSES
 from torch import nn
 
@@ -18,6 +18,9 @@ from gibench.attacks import (
     UndoTransformation,
     bayes_optimal,
     dlg,
+    ggl,
+    gias,
+    gifd,
     gradinversion,
     idlg,
     inverting_gradients,
@@ -44,6 +47,9 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "gradinversion": lambda: gradinversion(
         steps=2, warm_up=1, batch_norm=None, group_start=1, restarts=2, labels=Given(), engine=OFF
     ),
+    "gias": lambda: gias(generator=SmallGenerator(), latent_steps=1, weight_steps=1, restarts=1, engine=OFF),
+    "gifd": lambda: gifd(generator=SmallGenerator(), steps=1, restarts=1, engine=OFF),
+    "ggl": lambda: ggl(generator=SmallGenerator(), steps=1, population=4, engine=OFF),
     "r-gap": RGAP,
     "spear": lambda: SPEAR(max_samples=2000),
     "second order": lambda: second_order(steps=1, tv=1e-3, engine=OFF),
@@ -153,6 +159,9 @@ def test_every_attack_is_in_the_table() -> None:
         "UndoTransformation",
         "bayes_optimal",
         "dlg",
+        "ggl",
+        "gias",
+        "gifd",
         "gradinversion",
         "idlg",
         "inverting_gradients",
