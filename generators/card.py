@@ -1,7 +1,6 @@
 """A trained generator on disk: safetensors, and a card that says what is in it. Both are untrusted."""
 
 import hashlib
-import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ from generators.vae import VAEDecoder
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.search.generator import Generator
 from gibench.storage import write_atomically
+from gibench.victims.weights import refusal
 
 MODELS: dict[str, type[Generator]] = {"dcgan": DCGAN, "residual_gan": ResidualGAN, "vae": VAEDecoder}
 """By the names on cards. To add a model: a line here."""
@@ -156,12 +156,7 @@ def _card(path: Path) -> Card:
             raise WeightsError(f"{path} carries no card of a generator; train one with `gibench fit`.")
         return Card.model_validate_json(written)
     except (SafetensorError, ValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        advice = "a pickle is never read; train it again" if zipfile.is_zipfile(path) else "save or fetch it again"
-        raise WeightsError(f"{path} is no generator in safetensors ({reason}); {advice}.") from error
+        raise refusal(path, error, what="generator in safetensors") from error
 
 
 _FLOATS = ("F32", "F16", "BF16")

@@ -119,7 +119,7 @@ def fit_generator(
     card = Card(
         model=model,
         settings=whole,
-        data=data.name,
+        data=data.title,
         origin=origin,
         image_ids_sha256=ids_hash(prior.ids),
         training=told,

@@ -156,7 +156,7 @@ def fit_giml(
         "client": _described(client),
     }
     card = card.model_copy(
-        update={"data": data.name, "image_ids_sha256": ids_hash(watched.ids), "training": told},
+        update={"data": data.title, "image_ids_sha256": ids_hash(watched.ids), "training": told},
     )
     claim(out, card.model_dump_json(indent=2))
     file = out / f"giml_{data.name}.safetensors"

@@ -7,7 +7,6 @@ names it to `by_path`, with weights converted to safetensors.
 
 import hashlib
 import importlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +21,7 @@ from generators.foreign import Foreign, Output
 from generators.taef2 import TAEF2, TAEF2Encoder
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.search.generator import Generator
-from gibench.victims.weights import locate
+from gibench.victims.weights import locate, refusal
 
 
 class _Known(NamedTuple):
@@ -51,8 +50,8 @@ def pretrained(
 ) -> Generator:
     """Load published weights, on the CPU in float32, in evaluation mode, with frozen weights.
 
-    No memory is taken before names and shapes of the file are known to be those of the network. The generator has two
-    attributes more, as from `load_generator`: `name`, of the file without its ending, and `weights_sha256`.
+    No memory is taken before names and shapes of the file are known to be those of the network. The generator knows its
+    `name`, of the file without its ending, and its file, as from `load_generator`.
 
     Args:
         path: of a safetensors file; one that does not exist is looked for in the folder GIBENCH_WEIGHTS, too. Names of
@@ -79,7 +78,7 @@ def pretrained(
     expected = {name.removeprefix(known.prefix): value for name, value in generator.state_dict().items()}
     weights, digest = read_weights(found, expected, of=type(generator).__name__, sha256=sha256)
     generator.load_state_dict({known.prefix + name: value for name, value in weights.items()}, assign=True)
-    vars(generator).update(name=found.stem, weights_sha256=digest)
+    generator.name, generator.weights_sha256, generator.weights_path = found.stem, digest, found
     return generator.eval().requires_grad_(False)
 
 
@@ -129,12 +128,12 @@ def by_path(
     network = _made(path, arguments or {})
     if weights is None and sha256 is not None:
         raise ConfigurationError("sha256 is of a file of weights; name the file, too, or leave it out.")
-    told: dict[str, Any] = {"name": path.rpartition(".")[2]}
+    name, found, digest = path.rpartition(".")[2], None, None
     if weights is not None:
         found = locate(Path(weights))
         tensors, digest = read_weights(found, network.state_dict(), of=path, sha256=sha256)
         network.load_state_dict(tensors, assign=True)
-        told = {"name": found.stem, "weights_sha256": digest}
+        name = found.stem
     generator = Foreign(
         network.eval().requires_grad_(False),
         latent_shape=latent_shape,
@@ -144,7 +143,7 @@ def by_path(
         output=output,
         num_classes=num_classes,
     )
-    vars(generator).update(told)
+    generator.name, generator.weights_sha256, generator.weights_path = name, digest, found
     return generator.eval().requires_grad_(False)
 
 
@@ -186,9 +185,7 @@ def _check_header(path: Path, expected: Mapping[str, Tensor], *, of: str) -> Non
             shapes = {name: tuple(piece.get_shape()) for name, piece in found.items()}
             floats = {name: piece.get_dtype() in ("F64", "F32", "F16", "BF16") for name, piece in found.items()}
     except (SafetensorError, OSError) as error:
-        pickle = zipfile.is_zipfile(path) or path.suffix in (".pt", ".pth", ".pkl", ".bin", ".tar")
-        advice = "a pickle is never read: convert it with safetensors.torch.save_file" if pickle else "fetch it again"
-        raise WeightsError(f"{path} is no safetensors file ({str(error).splitlines()[0]}); {advice}.") from error
+        raise refusal(path, error, what="safetensors file") from error
     wanted = {name for name in expected if not name.endswith(_COUNTER)}
     common = sorted(expected.keys() & shapes.keys())
     problems = {

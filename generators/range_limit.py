@@ -1,8 +1,7 @@
 """The range limit: how close a generator comes to an image when nothing but its own range holds it back."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from gibench.errors import ConfigurationError, NonFiniteError
 from gibench.metrics.limits import Limit
 from gibench.search.generator import Generator, resampling
 from gibench.search.l1_ball import project_to_l1_ball
+from gibench.search.schedules import rate_factor
 from gibench.seeding import derive, normal_rows
 from gibench.types import check_images
+from gibench.victims.weights import weights_sha256
 
 
 class RangeLimit(Limit):
@@ -173,16 +174,6 @@ class RangeLimit(Limit):
         return variable
 
 
-def weights_sha256(generator: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers in float32, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
-        array = tensor.detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(array.shape)}".encode())
-        digest.update(array.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _descend(
     start: Tensor, draw: Callable[[Tensor], Tensor], targets: Tensor, *, radius: float, steps: int, rate: float
 ) -> tuple[Tensor, Tensor]:
@@ -190,25 +181,20 @@ def _descend(
     variable = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([variable], lr=rate)
     best, least = start, torch.full((len(start),), math.inf, device=start.device, dtype=start.dtype)
-    for rate_now in (*_cosine(rate, steps), None):
+    for step in range(steps + 1):
         with torch.enable_grad():
             costs = (draw(variable) - targets).square().flatten(1).mean(1)
         better = costs.detach() < least  # never so for NaN
         best = torch.where(better.view(-1, *[1] * (start.ndim - 1)), variable.detach(), best)
         least = torch.where(better, costs.detach(), least)
-        if rate_now is not None:
+        if step < steps:
             (variable.grad,) = torch.autograd.grad(costs.sum(), variable)
-            optimizer.param_groups[0]["lr"] = rate_now
+            optimizer.param_groups[0]["lr"] = rate * rate_factor("cosine", step, steps)
             optimizer.step()
             if radius < math.inf:
                 with torch.no_grad():
                     variable.copy_(start + project_to_l1_ball((variable - start).flatten(1), radius).view_as(variable))
     return best, least
-
-
-def _cosine(rate: float, steps: int) -> Iterator[float]:
-    """From `rate` down to 0, along half a cosine."""
-    return (rate * 0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps))
 
 
 def _classes(generator: Generator, labels: Tensor | None, images: Tensor) -> Tensor | None:

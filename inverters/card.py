@@ -1,7 +1,5 @@
 """A trained inverter on disk: safetensors, and a card that says what it was trained for. Both are untrusted."""
 
-import hashlib
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,7 +13,7 @@ from gibench.clients import Client
 from gibench.errors import ConfigurationError, WeightsError
 from gibench.storage import write_atomically
 from gibench.types import Simulate
-from gibench.victims import Victim
+from gibench.victims.weights import refusal
 from inverters.base import Inverter
 from inverters.convolutional import Convolutional
 from inverters.features import FeatureSettings, UpdateFeatures
@@ -179,23 +177,8 @@ def _read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             card = Card.model_validate_json(written)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (SafetensorError, ValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        advice = "a pickle is never read; train it again" if zipfile.is_zipfile(path) else "save or fetch it again"
-        raise WeightsError(f"{path} is no inverter in safetensors ({reason}); {advice}.") from error
+        raise refusal(path, error, what="inverter in safetensors") from error
     return card, tensors
-
-
-def weights_sha256(victim: Victim) -> str:
-    """SHA-256 of a victim's parameters and buffers, the same in float32 and float64."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(victim.state_dict().items()):
-        array = tensor.detach().cpu().float().contiguous()
-        digest.update(f"{name}{tuple(array.shape)}".encode())
-        digest.update(array.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def probe(

@@ -15,6 +15,7 @@ from gibench.runs.media import LoggerName, make_logger
 from gibench.seeding import derive
 from gibench.victims.offline import metered
 from gibench.victims.restart import Precision, claim, fit_from
+from gibench.victims.weights import weights_sha256
 from inverters.base import Inverter
 from inverters.card import (
     Card,
@@ -28,7 +29,6 @@ from inverters.card import (
     probe,
     save_inverter,
     shapes_of,
-    weights_sha256,
 )
 from inverters.features import FeatureSettings, UpdateFeatures
 from inverters.pairs import Pairs

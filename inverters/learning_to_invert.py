@@ -11,8 +11,9 @@ from gibench.errors import RefusalError
 from gibench.needs import Needs
 from gibench.precision import exact
 from gibench.types import Observation, Reconstruction
+from gibench.victims.weights import weights_sha256
 from inverters.base import Slots
-from inverters.card import Loaded, load_inverter, local_of, probe, weights_sha256
+from inverters.card import Loaded, load_inverter, local_of, probe
 from inverters.features import UpdateFeatures
 
 CLOSE = 1e-3
@@ -103,7 +104,7 @@ class LearningToInvert(Attack):
         if self.moved:
             return
         card, known, victim = self.loaded.card, observation.threat_model, observation.victim
-        if weights_sha256(victim) not in card.victims:  # type: ignore[arg-type]
+        if weights_sha256(victim) not in card.victims:
             raise RefusalError(
                 f"{self._name()} was trained for other weights of the victim {card.architecture}; {_ADVICE} To measure "
                 "what the difference costs, set moved: true."

@@ -18,8 +18,9 @@ from gibench.errors import ConfigurationError
 from gibench.seeding import generator
 from gibench.types import Batch
 from gibench.victims.training import Images, split_for
+from gibench.victims.weights import weights_sha256
 from inverters.cache import PairCache
-from inverters.card import local_of, weights_sha256
+from inverters.card import local_of
 from inverters.features import UpdateFeatures
 
 

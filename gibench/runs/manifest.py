@@ -4,7 +4,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +124,7 @@ def find_cell(manifest: dict[str, Any], job: Job) -> dict[str, Any] | None:
 
 def attack_weights(job: Job) -> list[str]:
     """SHA-256 of the files of weights that the attack and its parts were loaded from."""
-    return sorted(str(module.weights_sha256) for module in job.attack.modules() if hasattr(module, "weights_sha256"))
+    return sorted(sha256 for sha256, _ in _loaded(job))
 
 
 def offline_costs(job: Job) -> list[dict[str, Any]]:
@@ -134,13 +134,19 @@ def offline_costs(job: Job) -> list[dict[str, Any]]:
         WeightsError: the record beside a file is damaged.
     """
     found = {}
-    for module in job.attack.modules():
-        if hasattr(module, "weights_sha256"):
-            sha256, path = str(module.weights_sha256), getattr(module, "weights_path", None)
-            cost = None if path is None else read_cost(Path(path), sha256)
-            told = {"seconds": None} if cost is None else cost.model_dump(exclude={"weights"}) | {"total": cost.total}
-            found[sha256] = {"weights": sha256, **told}
+    for sha256, path in _loaded(job):
+        cost = None if path is None else read_cost(path, sha256)
+        told = {"seconds": None} if cost is None else cost.model_dump(exclude={"weights"}) | {"total": cost.total}
+        found[sha256] = {"weights": sha256, **told}
     return [found[sha256] for sha256 in sorted(found)]
+
+
+def _loaded(job: Job) -> Iterator[tuple[str, Path | None]]:
+    """SHA-256 and path of the file of each part of the attack that was loaded from one."""
+    for module in job.attack.modules():
+        sha256, path = getattr(module, "weights_sha256", None), getattr(module, "weights_path", None)
+        if sha256 is not None:
+            yield str(sha256), None if path is None else Path(path)
 
 
 def new_cell(job: Job, *, precision: str) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Generated(Representation):
     def check(self, observation: Observation) -> None:
         """See `Representation`."""
         resampling(self.generator, observation.image_shape, resample=self.resample)
+        # In place: the searches of one attack share the generator, and `check_follows` knows it by identity.
         self.generator.to(next(iter(observation.update.values())))
         if self.generator.num_classes not in (None, observation.num_classes):
             raise ConfigurationError(

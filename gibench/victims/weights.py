@@ -1,6 +1,7 @@
 """Weights on disk: safetensors that carry the victim's fingerprint. No pickles: reading one may run code."""
 
 import copy
+import hashlib
 import json
 import os
 import zipfile
@@ -10,7 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from gibench.errors import WeightsError
 from gibench.storage import write_atomically
@@ -102,6 +103,28 @@ def locate(path: Path) -> Path:
     return found
 
 
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers by name, the same in float32 and float64."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        array = tensor.detach().cpu().float().contiguous()
+        digest.update(f"{name}{tuple(array.shape)}".encode())
+        digest.update(array.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def refusal(path: Path, error: SafetensorError | ValidationError | OSError, *, what: str) -> WeightsError:
+    """The error for a file that cannot be read as `what`: the first reason, and what to do."""
+    reason = str(error).splitlines()[0]
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    pickled = zipfile.is_zipfile(path) or path.suffix in (".pt", ".pth", ".pkl", ".bin", ".tar")
+    convert = "a pickle is never read: convert it with safetensors.torch.save_file"
+    advice = convert if pickled else "save or fetch it again"
+    return WeightsError(f"{path} is no {what} ({reason}); {advice}.")
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], _Fingerprint | None]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -109,9 +132,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], _Fingerprint | None]:
             metadata = file.metadata() or {}
         recorded = _Fingerprint.model_validate_json(metadata[_METADATA]) if _METADATA in metadata else None
     except (SafetensorError, ValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        advice = "convert it with safetensors.torch.save_file" if zipfile.is_zipfile(path) else "save or fetch it again"
-        raise WeightsError(f"{path} is no complete safetensors file ({reason}); {advice}.") from error
+        raise refusal(path, error, what="complete safetensors file") from error
     return tensors, recorded
 
 

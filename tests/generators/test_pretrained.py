@@ -78,7 +78,7 @@ SMALL: dict[str, Any] = {"image_shape": [3, 16, 16], "latent": 4, "width": 2}
 def test_the_face_generator_draws_what_plain_layers_draw(face_file: Path) -> None:
     generator = pretrained(path=face_file.name, model="dcgan", sha256=SHA256)
     assert (generator.latent_shape, generator.image_shape, generator.depth) == ((100,), (3, 64, 64), 5)
-    assert vars(generator)["weights_sha256"] == SHA256
+    assert generator.weights_sha256 == SHA256
     assert not any(weight.requires_grad for weight in generator.parameters())
     weights, latents = load_file(face_file), torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
     maps = latents[:, :, None, None]

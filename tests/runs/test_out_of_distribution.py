@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import SmallGenerator, small_victim
 from safetensors.torch import load_file
 
+from generators import load_generator
+from gibench.attacks import gias
+from gibench.clients import FedSGD
 from gibench.data import Photographs
+from gibench.runs.manifest import new_cell
+from gibench.runs.plan import Job
+from gibench.search.generator import Generator
+from gibench.types import ThreatModel
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -90,3 +98,16 @@ def test_classes_and_offline_cost_go_through_a_run(
     assert status == 0, errors
     assert "weights whose training is not recorded" in (tmp_path / "again" / "report.html").read_text()
     assert gibench("run", "suite.yaml", "--out", "out")[0] == 0
+
+
+def test_only_what_was_loaded_has_weights_and_a_cost() -> None:
+    def cell(generator: Generator) -> dict[str, Any]:
+        client = FedSGD(small_victim(), threat_model=ThreatModel(victim="initial", batch_norm="absent"))
+        job = Job("own", "gias", Photographs(), client, gias(generator=generator), {})
+        return new_cell(job, precision="32-true")
+
+    made = SmallGenerator()
+    assert cell(made)["attack_weights"] == cell(made)["offline"] == []
+    shipped = load_generator("vae_photographs_tiny.safetensors")
+    assert cell(shipped)["attack_weights"] == [shipped.weights_sha256]
+    assert [cost["weights"] for cost in cell(shipped)["offline"]] == [shipped.weights_sha256]

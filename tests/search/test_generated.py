@@ -69,6 +69,23 @@ def test_a_latent_starts_from_its_seed_and_keeps_its_length() -> None:
     assert torch.equal(free.project(start, VICTIM), start)
 
 
+@pytest.mark.parametrize("norm", ["free", "kept"])
+def test_second_order_steps_find_a_latent_of_its_length(norm: Any) -> None:
+    made = generator()
+    latents = torch.randn(2, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    latents *= math.sqrt(6) / latents.norm(dim=1, keepdim=True)
+    images = made(latents).unflatten(0, (2, 1))
+    attack = GradientMatching(
+        likelihood=Gaussian(sigma=1e-3),
+        search=LevenbergMarquardt(steps=60),
+        labels=GivenLabels(),
+        pixels=Latent(generator=made, norm=norm),
+        restarts=4,
+    )
+    found = attack(observe(batch_of(2, 1).model_copy(update={"images": images}))).images
+    torch.testing.assert_close(found, images, atol=1e-8, rtol=0)
+
+
 def test_decoding_runs_the_generator_with_the_classes() -> None:
     made = generator(num_classes=10)
     variable = torch.randn(2, 3, 6, dtype=torch.float64)

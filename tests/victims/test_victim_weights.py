@@ -117,7 +117,7 @@ def _damaged_fingerprint(path: Path, tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("damage", "stage", "message"),
     [
-        (_pickle, "initial", "convert it with safetensors"),
+        (_pickle, "initial", "a pickle is never read: convert it with safetensors"),
         (_old_pickle, "initial", "no complete safetensors file"),
         (_truncate, "initial", "no complete safetensors file"),
         (_empty, "initial", "no complete safetensors file"),
