@@ -63,6 +63,8 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("moving_weights", "full"),
     ("hybrid", "small"),
     ("hybrid", "full"),
+    ("variable_batch", "small"),
+    ("variable_batch", "full"),
     ("out_of_distribution_inverters", "small"),
     ("out_of_distribution_inverters", "full"),
     ("prior_families", "small"),
