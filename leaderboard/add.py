@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,15 @@ class Request:
     """What is to be published.
 
     runs: folders of `gibench run`, finished; several are the same scenarios under other victims (seeds).
-    scenarios, attacks: only these, all where empty. about: attack -> what the page says of it. by: who publishes.
+    scenarios, attacks: only these, all where empty; name in the run -> name on the board. about: attack in the run ->
+        what the page says of it. by: who publishes.
     reason: why what is already published is superseded; None refuses to.
     """
 
     runs: tuple[Path, ...]
     by: str
-    scenarios: tuple[str, ...] = ()
-    attacks: tuple[str, ...] = ()
+    scenarios: Mapping[str, str] = field(default_factory=dict)
+    attacks: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Mapping[str, Any]] | None = None
     reason: str | None = None
 
@@ -106,7 +107,8 @@ def _prepare(
     about = (request.about or {}).get(attack, {})
     images = [(index, record) for index, run in enumerate(runs) for record in run.images(scenario, attack)]
     shown, content = pictures_of(runs, scenario, attack, images)
-    tree = tree_of(runs, scenario, attack, images, about) | {
+    published = request.scenarios.get(scenario, scenario), request.attacks.get(attack, attack)
+    tree = tree_of(runs, scenario, attack, images, about, published) | {
         "submission": {"by": request.by, "at": now(), "note": about.get("note")},
         "pictures": shown,
     }

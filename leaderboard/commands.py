@@ -5,7 +5,7 @@ import functools
 import http.server
 import warnings
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -32,8 +32,8 @@ def _add(options: argparse.Namespace) -> int:
     request = Request(
         runs=tuple(options.runs),
         by=options.by,
-        scenarios=tuple(options.scenario),
-        attacks=tuple(options.attack),
+        scenarios=_names(options.scenario, "--scenario"),
+        attacks=_names(options.attack, "--attack"),
         about=read_about(options.about) if options.about else None,
         reason=options.supersede,
     )
@@ -43,6 +43,17 @@ def _add(options: argparse.Namespace) -> int:
     for path in same:
         _say(f"there already: {path}")
     return 0
+
+
+def _names(words: Sequence[str], option: str) -> dict[str, str]:
+    """NAME or NAME=PUBLISHED, as name -> the one under which it is published."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, published = word.partition("=")
+        if not name or (equals and not published) or name in found:
+            raise ConfigurationError(f"{option} {word}: pass NAME or NAME=PUBLISHED, each name once.")
+        found[name] = published or name
+    return found
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -2,19 +2,22 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from safetensors.torch import load_file
 
+from generators.card import find as find_generator
 from gibench import __version__
-from gibench.errors import RecordError
+from gibench.errors import RecordError, WeightsError
 from gibench.records import read_manifest, read_records
 from gibench.report.pictures import picture_path
 from gibench.report.summary import kind_of
 from gibench.runs.configuration import digest
 from gibench.types import Record, ThreatModel
+from gibench.victims.weights import locate
 from leaderboard import offline, pictures
 from leaderboard.methods import describe
 from leaderboard.schema import SCHEMA_VERSION
@@ -49,7 +52,7 @@ class Run:
         for record in records:
             self.records.setdefault((record.scenario, record.attack), {})[record.update_id, record.position] = record
 
-    def attacks(self, scenarios: Sequence[str], attacks: Sequence[str]) -> list[tuple[str, str]]:
+    def attacks(self, scenarios: Collection[str], attacks: Collection[str]) -> list[tuple[str, str]]:
         """(scenario, attack) of these, all where empty."""
         return [
             (scenario, attack)
@@ -73,8 +76,9 @@ def tree_of(
     attack: str,
     images: Sequence[tuple[int, Record]],
     about: Mapping[str, Any],
+    published: tuple[str, str],
 ) -> dict[str, Any]:
-    """The entry as plain values, without pictures and submission."""
+    """The entry as plain values, without pictures and submission; `published` are scenario and attack on the board."""
     cell = runs[0].cells[scenario, attack]
     if any(run.cells[scenario, attack]["threat_model"] != cell["threat_model"] for run in runs):
         raise RecordError(f"{scenario} x {attack}: the runs have different threat models; publish them apart.")
@@ -96,10 +100,10 @@ def tree_of(
         "schema_version": SCHEMA_VERSION,
         "revision": 1,
         "supersedes": None,
-        "scenario": _name(scenario),
+        "scenario": _name(published[0]),
         "data": described | {"image_shape": tuple(described["image_shape"])},
         "threat_model": ThreatModel(**cell["threat_model"]),
-        "attack": describe(_name(attack), cell["configuration"], about),
+        "attack": describe(_name(published[1]), cell["configuration"], about),
         "success_psnr": float(runs[0].manifest["success_psnr"]),
         "runs": tuple(_provenance(run, scenario, attack, about) for run in runs),
         "floors": floors,
@@ -153,6 +157,9 @@ def _provenance(run: Run, scenario: str, attack: str, about: Mapping[str, Any]) 
     records = run.records[scenario, attack].values()
     parities = {record.parity for record in records}
     weights = _weights(cell["configuration"]["attack"])
+    recorded = cell.get("attack_weights") or []
+    if odd := sorted(name for name, sha256 in weights.items() if recorded and sha256 not in recorded):
+        raise RecordError(f"{scenario} x {attack}: {odd[0]} is not the file of the run any more; put that one there.")
     configuration = portable(cell["configuration"])
     return {
         "suite": manifest["name"],
@@ -252,6 +259,14 @@ def _weights(node: Any) -> dict[str, str]:  # noqa: ANN401 - any configuration
     if isinstance(node, dict | list | tuple):
         values = node.values() if isinstance(node, dict) else node
         return {name: value for each in values for name, value in _weights(each).items()}
-    if isinstance(node, str) and node.endswith(_WEIGHTS) and Path(node).is_file():
-        return {Path(node).name: hashlib.sha256(Path(node).read_bytes()).hexdigest()}
+    if isinstance(node, str) and node.endswith(_WEIGHTS) and (found := _file(node)):
+        return {found.name: hashlib.sha256(found.read_bytes()).hexdigest()}
     return {}
+
+
+def _file(name: str) -> Path | None:
+    """The file of weights that attacks find under a name; None where there is none here."""
+    for find in (locate, find_generator):
+        with suppress(WeightsError):
+            return find(Path(name))
+    return None

@@ -21,8 +21,14 @@ def add_options(board: argparse.ArgumentParser, common: argparse.ArgumentParser)
     add = commands.add_parser("add", parents=parents, help="enter the attacks of a finished run")
     add.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder; several: other victim seeds")
     add.add_argument("--by", required=True, metavar="NAME", help="who publishes it")
-    add.add_argument("--scenario", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    add.add_argument("--attack", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    for option in ("--scenario", "--attack"):
+        add.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="NAME[=PUBLISHED]",
+            help="only this one, published under another name if one is given; may be repeated",
+        )
     add.add_argument("--about", type=Path, metavar="FILE", help="what the page says of attacks that it does not know")
     add.add_argument("--supersede", metavar="REASON", help="publish a new revision of what is there, and why")
 

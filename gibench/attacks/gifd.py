@@ -36,8 +36,8 @@ def gifd(
     answer is that of the stage and restart that matches best. Defaults are the paper's: 1,000 steps for each stage,
     rate 0.1 ramped up and down, TV of 1e-4, 4 restarts. We differ in the following. The public code answers with the
     last restart's image under the best one's score; ours is the best's. It orders inferred labels by the true ones. Its
-    radii, 1,000 to 7,500, are for the features of BigGAN and StyleGAN2; ours are `move` for each feature, about what
-    they are there. And a stage goes on from the best iterate of the one before, by its own objective.
+    radii, 1,000 to 7,500, are for the features of BigGAN and StyleGAN2; ours are `move` for each feature. And a stage
+    goes on from the best iterate of the one before, by its own objective.
 
     Args:
         generator: G, such as `generators.load_generator` reads one.

@@ -1,6 +1,7 @@
 """From a finished run to a verified entry and a page, by the commands alone, on a real run of two attacks."""
 
 import copy
+import hashlib
 import json
 import shutil
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from generators.card import find
 from gibench.cli import main
 from gibench.errors import ConfigurationError
 from leaderboard.conversion import portable, portable_command
@@ -46,6 +48,17 @@ SUITE = {
         },
     },
     "cells": [{"scenario": "photographs-b1", "attacks": ["ig", "bias", "labels"], "wrong_update": ["ig"]}],
+}
+MEASURED = {
+    "weights": "0" * 64,
+    "seconds": 50.0,
+    "cpu_seconds": 40.0,
+    "seconds_before": 10.0,
+    "total": 60.0,
+    "images": 1000,
+    "steps": 7,
+    "examples": 448,
+    "devices": ["cpu"],
 }
 FOLDER = Path("photographs", "initial_bn-absent_labels-ordered", "photographs-b1")
 
@@ -125,6 +138,49 @@ def test_adding_twice_writes_once_and_another_result_needs_a_reason(run: Path, b
     assert board("add", other, "--by", "C. Tester", "--attack", "ig", "--supersede", "labels were missing")[0] == 0
     assert board("validate")[0] == 0
     assert json.loads((tmp_path / "results" / FOLDER / "ig.r2.json").read_text())["supersedes"]["revision"] == 1
+
+
+def test_names_of_the_board_are_given_to_a_run(run: Path, board: Command, tmp_path: Path) -> None:
+    chosen = ("--scenario", "photographs-b1=tiny-b1", "--attack", "ig=ig-short", "--attack", "labels")
+    status, printed = board("add", run, "--by", "A. Tester", *chosen)
+    assert (status, printed.count("new: ")) == (0, 2), printed
+    folder = tmp_path / "results" / FOLDER.parent / "tiny-b1"
+    assert sorted(path.name for path in folder.glob("*.json")) == ["ig-short.json", "labels.json"]
+    entry = json.loads((folder / "ig-short.json").read_text())
+    assert set(entry["controls"]) == {"wrong update"}
+    assert "prior alone" in entry["floors"]
+    assert board("validate")[0] == 0
+    status, printed = board("verify", folder / "ig-short.json", "--images", 2)
+    assert status == 0, printed
+    for odd in ("ig=", "=ig"):
+        status, printed = board("add", run, "--by", "A. Tester", "--attack", odd)
+        assert status == 1
+        assert "NAME or NAME=PUBLISHED" in printed
+
+
+def test_weights_are_those_of_the_run(run: Path, board: Command, tmp_path: Path) -> None:
+    name = "vae_photographs_tiny.safetensors"
+    digest = hashlib.sha256(find(name).read_bytes()).hexdigest()
+    cells = json.loads((run / "manifest.json").read_text())["cells"]
+    for cell in cells:
+        generator = {"class_path": "generators.load_generator", "init_args": {"path": name}}
+        cell["configuration"]["attack"] = {"class_path": "gibench.attacks.gias", "init_args": {"generator": generator}}
+        for model in (cell["threat_model"], cell["configuration"]["client"]["init_args"]["threat_model"]):
+            model["prior_data"] = "in_distribution"
+        cell["offline"] = [MEASURED | {"weights": digest}]
+        cell["attack_weights"] = ["0" * 64]
+    status, printed = board(
+        "add", change_manifest(run, tmp_path / "other", cells=cells), "--by", "A.", "--attack", "ig"
+    )
+    assert status == 1
+    assert "not the file of the run any more" in printed
+    for cell in cells:
+        cell["attack_weights"] = [digest]
+    same = change_manifest(run, tmp_path / "same", cells=cells)
+    status, printed = board("add", same, "--by", "A. Tester", "--attack", "ig")
+    assert status == 0, printed
+    [file] = (tmp_path / "results").rglob("ig.json")
+    assert json.loads(file.read_text())["runs"][0]["weights"] == {name: digest}
 
 
 def change_manifest(run: Path, target: Path, **values: Any) -> Path:
@@ -247,17 +303,6 @@ def test_an_attack_of_ones_own_is_described_in_a_file(run: Path, board: Command,
 
 
 def test_what_was_trained_is_stated_or_measured(run: Path, board: Command, tmp_path: Path) -> None:
-    measured = {
-        "weights": "0" * 64,
-        "seconds": 50.0,
-        "cpu_seconds": 40.0,
-        "seconds_before": 10.0,
-        "total": 60.0,
-        "images": 1000,
-        "steps": 7,
-        "examples": 448,
-        "devices": ["cpu"],
-    }
     add = ("--by", "A. Tester", "--attack", "ig")
 
     def trained(name: str, costs: list[dict[str, Any]]) -> Path:
@@ -268,12 +313,12 @@ def test_what_was_trained_is_stated_or_measured(run: Path, board: Command, tmp_p
     for name, costs in {
         "older": [],
         "elsewhere": [{"weights": "0" * 64, "seconds": None}],
-        "tuned": [measured | {"seconds_before": None, "total": None}],
+        "tuned": [MEASURED | {"seconds_before": None, "total": None}],
     }.items():
         status, printed = board("add", trained(name, costs), *add)
         assert status == 1
         assert "no cost.json beside them" in printed
-    assert board("add", trained("measured", [measured]), *add)[0] == 0
+    assert board("add", trained("measured", [MEASURED]), *add)[0] == 0
     file = tmp_path / "results" / FOLDER / "ig.json"
     cost = json.loads(file.read_text())["runs"][0]["cost"]
     assert cost["offline_seconds"] == 60
