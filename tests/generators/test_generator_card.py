@@ -17,6 +17,7 @@ from generators.card import METADATA, Card, open_generator, save_generator
 from gibench.data import Photographs
 from gibench.errors import WeightsError
 from gibench.search.generator import Generator
+from gibench.victims.offline import read_cost
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "dcgan": {"image_shape": [3, 8, 8], "width": 4, "latent": 5},
@@ -176,3 +177,14 @@ def test_what_ships_was_trained_on_the_prior_split() -> None:
     assert note.data == "photographs"
     assert note.image_ids_sha256 == Photographs().split_hashes()["prior"]
     assert float(generator(inputs(generator)[0].float()).std()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["vae_cifar10", "vae_photographs_tiny"])
+def test_what_ships_says_what_its_training_cost(name: str) -> None:
+    note, generator = open_generator(f"{name}.safetensors")
+    assert generator.weights_path is not None
+    assert generator.weights_sha256 is not None
+    cost = read_cost(generator.weights_path, generator.weights_sha256)
+    assert cost is not None
+    assert (cost.steps, cost.images) == (note.training["steps"], note.training["images"])
+    assert cost.seconds > 0
