@@ -22,7 +22,7 @@ def _split(name: str) -> Split:
 class Shrunk:
     """359 and 119 images (3, 8, 8) of five classes in the splits prior and tune."""
 
-    name = "shrunk"
+    name = title = "shrunk"
 
     def split(self, name: str) -> Split:
         if name == "score":

@@ -287,9 +287,11 @@ def test_weights_and_biases_logs_offline_without_an_account(gibench: Command, si
     assert status == 0, errors
     wandb.finish()  # as the end of the process would
     [log] = out.glob("wandb/offline-run-*/*.wandb")
-    logged = read_back(log)
     own = [record for record in read_records(out / "records.jsonl") if record.attack == "inverting_gradients"]
     name = f"{own[0].scenario}/{own[0].attack}"
+    end = time.monotonic() + 60  # a process of its own writes the file
+    while f"{name}/psnr" not in (logged := read_back(log)) and time.monotonic() < end:
+        time.sleep(0.5)
     assert logged[f"{name}/psnr"] == pytest.approx(sum(record.psnr for record in own) / len(own))
     table = json.loads((log.parent / "files" / logged[f"{name}/images/path"]).read_text())
     column = table["columns"].index("psnr")
