@@ -52,6 +52,10 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("noise_limit", "full"),
     ("second_order", "small"),  # Jacobians of every pixel
     ("leaderboard_first", "full"),
+    ("leaderboard_batches", "small"),
+    ("leaderboard_batches", "full"),
+    ("leaderboard_exact", "small"),
+    ("leaderboard_exact", "full"),
     ("second_order", "full"),
     ("second_order_pairs", "small"),
     ("second_order_pairs", "full"),
