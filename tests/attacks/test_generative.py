@@ -1,5 +1,7 @@
 """GIAS against one image and restart after the other, GIFD's choice of stage, GGL against the package alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from cmaes import CMA
 from helpers import SmallGenerator, batch_of, small_victim
 from references import gias as reference
 
-from gibench.attacks import ggl, gias, gifd
+from gibench.attacks import GradientMatching, ggl, gias, gifd
 from gibench.clients import FedSGD
+from gibench.engine import Engine
 from gibench.errors import ConfigurationError
 from gibench.labels import BiasSign
 from gibench.progress import Step, watching
@@ -21,6 +24,28 @@ KNOWN = ThreatModel(victim="initial", batch_norm="absent")
 
 def observe(updates: int, size: int) -> Observation:
     return FedSGD(small_victim(), threat_model=KNOWN).double()(batch_of(updates, size).to(torch.float64))
+
+
+@pytest.mark.parametrize("make", [gias, gifd])
+def test_a_small_budget_searches_in_parts_and_finds_the_same(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    observation, made = observe(3, 1), SmallGenerator().double()
+    steps = {"latent_steps": 4, "weight_steps": 4} if make is gias else {"steps": 4}
+
+    def attack(**budget: float) -> GradientMatching:
+        engine = Engine(backend="generic", compile="off", **budget)
+        built: GradientMatching = make(generator=made, restarts=2, engine=engine, **steps)
+        return built
+
+    whole = attack()(observation)
+    prepared = attack().prepare(observation)
+    rows = []
+    real = GradientMatching.rows_at_once
+    monkeypatch.setattr(GradientMatching, "rows_at_once", lambda *given: rows.append(real(*given)) or rows[-1])
+    found = attack(memory_gib=2.5 * prepared.row_bytes / 2**30)(observation)
+    assert rows
+    assert set(rows) == {2}
+    torch.testing.assert_close(found.images, whole.images, rtol=0, atol=1e-9)
+    assert torch.equal(found.gradient_evaluations, whole.gradient_evaluations)
 
 
 @pytest.mark.parametrize("size", [1, 2])
