@@ -46,6 +46,10 @@ class Run:
                 f"the run in {folder} was made by changed code, which nobody can run again; commit the changes and run "
                 "it from there."
             )
+        if any(part["commit"] != manifest.get("commit") for part in manifest.get("continued", [])):
+            raise RecordError(
+                f"the run in {folder} was continued by another version of the code; run it again from one commit."
+            )
         self.manifest: dict[str, Any] = manifest
         self.cells = {(cell["scenario"], cell["attack"]): cell for cell in manifest["cells"]}
         self.records: dict[tuple[str, str], dict[tuple[str, int], Record]] = {}

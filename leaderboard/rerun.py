@@ -113,8 +113,7 @@ def _job(entry: Entry, run: Provenance, overrides: Sequence[str]) -> Job:
     if described != entry.data.model_dump(mode="json"):
         different = [key for key, value in entry.data.model_dump(mode="json").items() if described.get(key) != value]
         raise RecordError(f"the data here is not that of the record: {', '.join(different)} differ.")
-    fingerprint = job.client.victim.fingerprint()
-    if fingerprint["weights_sha256"] != run.victim.weights_sha256:
+    if job.victim["weights_sha256"] != run.victim.weights_sha256:
         raise RecordError(
             f"the victim's weights are not those of the record ({run.victim.weights_sha256[:12]}); train it as its "
             "suite says, or name the file with --client.victim.path FILE."

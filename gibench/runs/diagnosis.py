@@ -36,7 +36,7 @@ class Spectra:
 
     def __call__(self, job: Job, batch: Batch, jacobian: Jacobian) -> Spectrum | EstimatedSpectrum:
         """Return the singular values of an update of a job, computed once."""
-        key = digest([_without_noise(job), job.client.victim.fingerprint(), batch.update_ids, batch.labels.tolist()])
+        key = digest([_without_noise(job), job.victim, batch.update_ids, batch.labels.tolist()])
         if key not in self._found:
             self._found[key] = spectrum_of(jacobian)
         return self._found[key]

@@ -84,7 +84,7 @@ def check_settings(manifest: dict[str, Any], jobs: Sequence[Job], *, precision: 
         before = replace(job, configuration=cell["configuration"]).identity
         if digest(before) != digest(job.identity) or cell["precision"] != precision:
             raise RecordError(f"{folder} holds {job.scenario} x {job.name} with other settings; choose another --out.")
-        if cell["victim"] != job.client.victim.fingerprint():
+        if cell["victim"] != job.victim:
             raise RecordError(f"{folder} holds {job.scenario} x {job.name} of another victim; choose another --out.")
         if cell.get("attack_weights", []) != attack_weights(job):
             raise RecordError(
@@ -156,7 +156,7 @@ def new_cell(job: Job, *, precision: str) -> dict[str, Any]:
         "attack": job.name,
         "configuration": job.configuration,
         "threat_model": job.client.threat_model.model_dump(),
-        "victim": job.client.victim.fingerprint(),
+        "victim": job.victim,
         "attack_weights": attack_weights(job),
         "offline": offline_costs(job),
         "data": job.data.describe(),
@@ -180,6 +180,15 @@ def recall_engine(job: Job, cell: dict[str, Any] | None) -> None:
     """Let a run go on in the way in which it was begun."""
     if job.attack.engine and cell and cell.get("engine"):
         job.attack.engine.recall(Choice(**cell["engine"]))
+
+
+def go_on(manifest: dict[str, Any], command: str) -> None:
+    """Note that this command computes what an earlier one of the run left; and the code, where it is another one."""
+    manifest["command"] = command
+    made_by = [manifest, *manifest.get("continued", [])][-1]
+    code = {"commit": commit(), "versions": package_versions()}
+    if {key: made_by[key] for key in code} != code:
+        manifest.setdefault("continued", []).append({"at": now(), **code})
 
 
 def add_up(cell: dict[str, Any], records: Sequence[Record]) -> None:

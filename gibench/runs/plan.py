@@ -23,6 +23,7 @@ class Job:
     """One attack, or one control, on one scenario.
 
     configuration: the resolved data, client and attack, in plain types.
+    victim: the victim's fingerprint as it was built; a run in float64 makes its weights float64, the control's too.
     """
 
     scenario: str
@@ -31,6 +32,11 @@ class Job:
     client: Client
     attack: Attack
     configuration: Tree = field(repr=False)
+    victim: dict[str, str | int | float | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Take the fingerprint before anything runs."""
+        object.__setattr__(self, "victim", self.client.victim.fingerprint())
 
     @cached_property
     def identity(self) -> Tree:

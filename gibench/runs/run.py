@@ -28,6 +28,7 @@ from gibench.runs.manifest import (
     check_settings,
     find_cell,
     forget_peak_memory,
+    go_on,
     leave_out,
     new_cell,
     new_manifest,
@@ -101,9 +102,11 @@ class Run:
             self.quality = ImageQuality(lpips=lpips, ssim="ssim" not in left_out, download=download)
             metrics = leave_out(availability(self.quality, self.jobs), left_out)
         if self.processes.is_first:
-            self.manifest = read_manifest(out) or new_manifest(
+            begun = read_manifest(out)
+            self.manifest = begun or new_manifest(
                 name=name, size=size, command=command, metrics=metrics, success_psnr=SUCCESS_PSNR
             )
+            self._continues = command if begun else None
             check_metrics(self.manifest, metrics, folder=out)
             self.manifest["series"] = {**self.manifest.get("series", {}), **series}
             self.manifest["reference"] = reference
@@ -132,7 +135,9 @@ class Run:
         self.folder.save_manifest(self.manifest)
         if self.journal.torn:
             self.console.print("The last record was torn by a kill; it is set aside, and its update attacked again.")
-        self._announce()
+        if self._announce() and self._continues:
+            go_on(self.manifest, self._continues)
+            self.folder.save_manifest(self.manifest)
 
     def _report(self) -> None:
         """Write the table and the page of what is recorded."""
@@ -145,12 +150,13 @@ class Run:
         print_table(rows, self.console)
         self.console.print(f"report: {report}", soft_wrap=True)
 
-    def _announce(self) -> None:
-        """Say what a long run will cost, and which processes it leaves idle."""
-        costs, groups = [], [0]
+    def _announce(self) -> int:
+        """Say what a long run will cost, and which processes it leaves idle; return the updates that are left."""
+        costs, groups, updates = [], [0], 0
         for job in self.jobs:
             recall_engine(job, find_cell(self.manifest, job))
             left = self._left(job.data, self._finished(job.data, job.scenario, job.name))
+            updates += left
             groups.append(len(job.data.predict_dataloader()))
             turns = -(-groups[-1] // self.processes.count)
             costs.append(
@@ -162,6 +168,7 @@ class Run:
         if 0 < max(groups) < self.processes.count:
             idle = self.processes.count - max(groups)
             self.console.print(f"{idle} of {self.processes.count} processes get no group of updates; lower `together`.")
+        return updates
 
     def _finished(self, data: ImageDataModule, scenario: str, name: str) -> set[str]:
         return self.journal.finished(scenario, name, batch_size=data.batch_size)

@@ -158,6 +158,13 @@ def test_names_of_the_board_are_given_to_a_run(run: Path, board: Command, tmp_pa
         assert "NAME or NAME=PUBLISHED" in printed
 
 
+def test_a_run_of_two_versions_of_the_code_is_not_published(run: Path, board: Command, tmp_path: Path) -> None:
+    later = [{"at": "2026-01-01T00:00:00+00:00", "commit": "f" * 40, "versions": {}}]
+    status, printed = board("add", change_manifest(run, tmp_path / "run", continued=later), "--by", "A. Tester")
+    assert status == 1
+    assert "another version of the code" in printed
+
+
 def test_weights_are_those_of_the_run(run: Path, board: Command, tmp_path: Path) -> None:
     name = "vae_photographs_tiny.safetensors"
     digest = hashlib.sha256(find(name).read_bytes()).hexdigest()

@@ -79,18 +79,34 @@ def test_a_suite_writes_records_manifest_summary_and_report(gibench: Command, su
     assert len(list((out / "reconstructions").rglob("*.safetensors"))) == len(rows)
 
 
+def manifest_of(out: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    return tree
+
+
 def test_the_same_command_again_computes_nothing_and_changes_no_table(
-    gibench: Command, suite: Path, tmp_path: Path
+    gibench: Command, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In float64, which makes the victims' weights float64 while it runs."""
     out = tmp_path / "run"
-    gibench("run", suite, "--out", out, "--limit", 2)
+    command = ("run", suite, "--out", out, "--precision", "64-true")
+    gibench(*command, "--limit", 2)
     before, lines = table(out), (out / "records.jsonl").read_bytes()
-    gibench("run", suite, "--out", out, "--limit", 2)
+    gibench(*command, "--limit", 2)
     assert (out / "records.jsonl").read_bytes() == lines
     assert table(out) == before
-    gibench("run", suite, "--out", out, "--limit", 4)
+    assert "--limit 2" in manifest_of(out)["command"]
+    monkeypatch.setattr("gibench.runs.manifest.commit", lambda: "another")
+    assert gibench(*command, "--limit", 4)[0] == 0
     assert (out / "records.jsonl").read_bytes().startswith(lines)
+    # What reproduces it is the command that computed the last of it; another version of the code is noted once.
+    assert "--limit 4" in manifest_of(out)["command"]
+    assert [part["commit"] for part in manifest_of(out)["continued"]] == ["another"]
+    gibench(*command, "--limit", 5)
+    assert len(manifest_of(out)["continued"]) == 1
     assert {row["update_id"] for row in json_rows(lines)} < {row["update_id"] for row in records(out)}
+    victims = [json.dumps(cell["victim"]) for cell in manifest_of(out)["cells"] if cell["scenario"] == "lenet"]
+    assert len(set(victims)) == 1
 
 
 def json_rows(lines: bytes) -> list[dict[str, Any]]:
