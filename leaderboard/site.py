@@ -229,7 +229,8 @@ class Site:
                     continue
                 best = [next((row for row in shown if row.entry.attack.family == name), None) for name in _MEANINGS]
                 chart = charts.families(shown, floors[0])
-                lines.append({"scenario": scenario, "best": best, "floor": floors[0], "chart": chart, "shown": shown})
+                told = {"section": section, "scenario": scenario, "best": best}
+                lines.append(told | {"floor": floors[0], "chart": chart, "shown": shown})
         self._page("families.html", "families.html.j2", page="families", lines=lines, families=_MEANINGS)
 
 

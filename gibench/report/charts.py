@@ -140,6 +140,8 @@ def quality_against_cost(points: Sequence[Point], floor: Mark | None) -> Markup:
     """Draw mean PSNR with its interval over gradient evaluations per image; what needs none stands at 1."""
     x_label, y_label = "gradient evaluations per image", "PSNR, dB"
     svg = canvas(HEIGHT, f"{y_label} against {x_label}")
+    if min(point.cost for point in points) < 1:
+        x_label += " (none at 1)"
     x_ticks = decades([max(point.cost, 1.0) for point in points])
     values = [value for point in points for value in ends(point.interval)] + ([floor.value] if floor else [])
     y_ticks = round_ticks(min(values), max(values))
@@ -150,13 +152,13 @@ def quality_against_cost(points: Sequence[Point], floor: Mark | None) -> Markup:
     if floor:
         draw_line(svg, LEFT, y(floor.value), WIDTH - RIGHT, y(floor.value), f"mark {floor.color}")
         draw_text(svg, WIDTH - RIGHT, y(floor.value) + 13, floor.label, "mark-label", anchor="end")
-    taken: list[float] = []
+    taken: list[tuple[float, float, float]] = []
     for point in points:
-        place = x(max(point.cost, 1.0))
-        while any(abs(place - other) < 6 for other in taken):
+        place, (low, mean, high) = x(max(point.cost, 1.0)), ends(point.interval)
+        upper, lower = y(high) - 6, y(low) + 6
+        while any(abs(place - other) < 6 and upper < below and above < lower for other, above, below in taken):
             place -= 6  # side by side, not on top
-        taken.append(place)
-        low, mean, high = ends(point.interval)
+        taken.append((place, upper, lower))
         draw_line(svg, place, y(low), place, y(high), f"interval-bar {point.color}")
         dot = {"class": f"point {point.color}", "cx": f"{place:.1f}", "cy": f"{y(mean):.1f}", "r": "5"}
         ET.SubElement(ET.SubElement(svg, "circle", dot), "title").text = f"{point.name}: {mean:.1f} dB"
