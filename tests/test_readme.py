@@ -6,8 +6,8 @@ HTML comments directly above a block steer its test and stay invisible to the re
     <!-- short: steps=4800 -> steps=2 --> replace text, so that the test is short; the text must be there
 """
 
-import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from gibench.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -78,20 +80,15 @@ def gibench_help(*subcommand: str) -> str:
     blocks(README, "python") + blocks(DEFENSES, "python"),
     ids=lambda block: block.code.strip().splitlines()[-1][:40],
 )
-def test_python_blocks_run(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_python_blocks_run(
+    block: Block, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in block.comments:
         if key == "needs":
             request.getfixturevalue(f"{value}_root")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    finished = subprocess.run(
-        [sys.executable, "-c", shortened(block)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "block.py").write_text(shortened(block))
+    runpy.run_path("block.py")
 
 
 @pytest.mark.parametrize("arguments", gibench_commands(), ids=shlex.join)
@@ -107,12 +104,13 @@ def test_commands_exist_with_their_options_and_files(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize("block", blocks(README, "yaml"), ids=lambda block: block.code.split(":")[0])
-def test_configurations_are_complete(block: Block, tmp_path: Path) -> None:
+def test_configurations_are_complete(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every key is known and of its type: printing the resolved configuration checks all of them."""
     (tmp_path / "mine.yaml").write_text(block.code)
-    command = [sys.executable, "-m", "gibench.cli", "run", str(tmp_path / "mine.yaml"), "--print-config"]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["run", str(tmp_path / "mine.yaml"), "--print-config"]) == 0, capsys.readouterr().err
 
 
 def test_the_readme_gives_both_commands_and_ci_runs_the_tests_by_it() -> None:
