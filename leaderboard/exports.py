@@ -14,6 +14,7 @@ from gibench.report.words import bounds, percent, signed
 from gibench.storage import write_atomically
 from leaderboard.rows import FloorRow, Row, Scenario, Section
 from leaderboard.schema import Citation
+from leaderboard.threat_models import headline
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
 TOP = 3
@@ -173,19 +174,23 @@ def _for_tex(text: str) -> str:
 
 
 def readme_block(sections: Sequence[Section]) -> str:
-    """The best rows of each scenario and its best floor, as the README shows them."""
+    """The best rows of each scenario and its best floor, a table for each threat model, as the README shows them."""
     if not sections:
         return "No result is published yet."
-    lines = [
-        "| scenario | attack | n | PSNR, dB | above floor, dB | recovered | labels | verified |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    tables = []
     for section in sections:
+        lines = [
+            f"**{headline(section.threat_model)}**",
+            "",
+            "| scenario | attack | n | PSNR, dB | above floor, dB | recovered | labels | verified |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for scenario in section.scenarios:
             best = [row for row in scenario.rows if row.rank is not None] or scenario.rows
             lines += [_markdown(scenario, row) for row in best[:TOP]]
             lines += [_markdown(scenario, floor) for floor in [row for row in scenario.floors if not row.oracle][:1]]
-    return "\n".join(lines)
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def fill_readme(readme: Path, sections: Sequence[Section]) -> bool:
