@@ -133,6 +133,8 @@ EXPERIMENTS = {
     "learned_inverters": "",
     "generative": "",
     "out_of_distribution": "",
+    "moving_weights": "",
+    "variable_batch": "",
 }
 ELSEWHERE = {
     "second_order": "second_order",
@@ -140,6 +142,8 @@ ELSEWHERE = {
     "learned_inverters": "inverters",
     "generative": "generators",
     "out_of_distribution": "generators",
+    "moving_weights": "inverters",
+    "variable_batch": "inverters",
 }
 """Where a table is that is not in experiments.md."""
 
