@@ -386,3 +386,11 @@ def test_the_documentation_shows_the_panel() -> None:
         numbers = f"{entry.reference.psnr:.1f} | {entry.other.psnr:.1f} | {entry.difference:.1f} "
         interval = f"[{entry.low:.1f}, {entry.high:.1f}] | {entry.verdict} |"
         assert numbers + interval in text
+
+
+def test_the_documentation_says_how_often_the_set_inverter_names_the_number() -> None:
+    rows = {row["scenario"]: row for row in rows_of("variable_batch-small") if row["attack"] == "set"}
+    named = [1 - int(row["remarks"]) / int(row["images"]) for row in rows.values()]  # a remark is a wrong number
+    text = " ".join((REPOSITORY / "docs" / "inverters.md").read_text().split())
+    one, two, four, eight = (f"{100 * share:.0f} %" for share in named)
+    assert f"{one} of updates of one image, {two} of two, {four} of four and {eight} of eight" in text
