@@ -57,7 +57,7 @@ def fit_inverter(
     patience: int | None = 10,
     existence: float = 0.01,
     start: str | Path | None = None,
-    cache: str | Path | None = None,
+    cache: bool | str | Path | None = None,
     origin: Origin = "in_distribution",
     seed: int = 0,
     accelerator: str = "auto",
@@ -89,7 +89,7 @@ def fit_inverter(
         patience: in epochs.
         existence: weight of the count.
         start: an inverter to start from, whose network and features are kept; for fine-tuning.
-        cache: folder for the pairs, see `Pairs`.
+        cache: folder for the pairs, see `Pairs`; true is `pairs` in `out`.
         origin: whether the data are of the distribution of the images that will be attacked.
         seed: decides weights, order and what defenses draw.
         accelerator: Lightning's, e.g. "cpu" or "gpu".
@@ -116,6 +116,7 @@ def fit_inverter(
         raise ConfigurationError(f"slots is {most} for batches of {max(batch_sizes)}, epochs {epochs}; raise them.")
     out = Path(out)
     file = out / FILE
+    kept = out / "pairs" if cache is True else cache or None
     made = Pairs(
         clients=several,
         data=data,
@@ -125,7 +126,7 @@ def fit_inverter(
         images=images,
         tune=tune,
         seed=seed,
-        cache=cache,
+        cache=kept,
     )
     told: dict[str, Any] = {
         "epochs": epochs,
@@ -137,7 +138,7 @@ def fit_inverter(
         "existence": existence,
         "seed": seed,
         "precision": precision,
-        "cached": cache is not None,
+        "cached": kept is not None,
         "tune_ids_sha256": ids_hash(made.tune[2]),
         "start": None if begun is None else hashlib.sha256(begun.path.read_bytes()).hexdigest(),
     }

@@ -147,6 +147,17 @@ def test_one_network_for_several_batch_sizes(tmp_path: Path) -> None:
     assert found.training["tune_count_b1"] + found.training["tune_count_b4"] > 1.8
 
 
+def test_true_keeps_the_pairs_in_the_folder_of_the_training(tmp_path: Path) -> None:
+    inside = fit(tmp_path / "inside", cache=True, epochs=1)
+    named = fit(tmp_path / "named", cache=tmp_path / "elsewhere", epochs=1)
+    kept = sorted((tmp_path / "inside" / "pairs").iterdir())
+    assert [path.name for path in kept] == [path.name for path in sorted((tmp_path / "elsewhere").iterdir())] != []
+    assert inside.read_bytes() == named.read_bytes()
+    without = fit(tmp_path / "without", cache=False, epochs=1)
+    assert not (tmp_path / "without" / "pairs").exists()
+    assert card(inside).training["cached"] and not card(without).training["cached"]
+
+
 def test_fine_tuning_starts_from_another_inverter(tmp_path: Path) -> None:
     first = fit(tmp_path / "first")
     moved = client(seed=1)

@@ -29,7 +29,10 @@ SHORT: dict[str, Any] = {
     "updates": 2,
     "checkpoints": [0, 1, 2],
     "auxiliary": 40,
+    "auxiliary_deep": 40,
     "epochs": 1,
+    "epochs_deep": 1,
+    "epochs_deep_b4": 1,
     "hidden": 8,
 }
 CLIENTS = {
@@ -65,6 +68,10 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("learned_inverters", "full"),
     ("moving_weights", "small"),
     ("moving_weights", "full"),
+    ("defended_inverters", "small"),
+    ("defended_inverters", "full"),
+    ("architectures", "small"),
+    ("architectures", "full"),
     ("hybrid", "small"),
     ("hybrid", "full"),
     ("variable_batch", "small"),
