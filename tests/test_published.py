@@ -135,6 +135,7 @@ EXPERIMENTS = {
     "out_of_distribution": "",
     "moving_weights": "",
     "variable_batch": "",
+    "hybrid": "",
 }
 ELSEWHERE = {
     "second_order": "second_order",
@@ -144,6 +145,7 @@ ELSEWHERE = {
     "out_of_distribution": "generators",
     "moving_weights": "inverters",
     "variable_batch": "inverters",
+    "hybrid": "inverters",
 }
 """Where a table is that is not in experiments.md."""
 

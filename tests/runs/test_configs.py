@@ -57,6 +57,8 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("leaderboard_first", "full"),
     ("leaderboard_batches", "small"),
     ("leaderboard_batches", "full"),
+    ("leaderboard_gradients", "small"),
+    ("leaderboard_gradients", "full"),
     ("leaderboard_exact", "small"),
     ("leaderboard_exact", "full"),
     ("second_order", "full"),
