@@ -153,6 +153,8 @@ class Client(nn.Module, ABC):
 
 
 def _stack(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if len(parts) == 1:  # copying the updates would cost a quarter of the time that making them does
+        return parts[0]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
