@@ -31,6 +31,7 @@ SHORT: dict[str, Any] = {
     "auxiliary": 40,
     "auxiliary_deep": 40,
     "epochs": 1,
+    "last": 1,
     "epochs_deep": 1,
     "epochs_deep_b4": 1,
     "hidden": 8,
