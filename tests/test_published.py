@@ -399,3 +399,4 @@ def test_the_documentation_says_how_often_the_set_inverter_names_the_number() ->
     text = " ".join((REPOSITORY / "docs" / "inverters.md").read_text().split())
     one, two, four, eight = (f"{100 * share:.0f} %" for share in named)
     assert f"{one} of updates of one image, {two} of two, {four} of four and {eight} of eight" in text
+    assert f"{100 * named[-1]:.1f} %" in text
