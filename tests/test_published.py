@@ -136,6 +136,7 @@ EXPERIMENTS = {
     "moving_weights": "",
     "variable_batch": "",
     "hybrid": "",
+    "out_of_distribution_inverters": "",
 }
 ELSEWHERE = {
     "second_order": "second_order",
@@ -146,6 +147,7 @@ ELSEWHERE = {
     "moving_weights": "inverters",
     "variable_batch": "inverters",
     "hybrid": "inverters",
+    "out_of_distribution_inverters": "inverters",
 }
 """Where a table is that is not in experiments.md."""
 
