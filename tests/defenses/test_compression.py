@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from releases import flat, observed, others, released
 from scipy import stats
 
@@ -105,6 +107,29 @@ def test_ties_of_magnitude_are_broken_by_the_order() -> None:
     value[0, 500] = 2
     sent = released(MagnitudePruning(pruned=0.99), {"w": value})["w"]
     assert sent.nonzero()[:, 1].tolist() == [*range(9), 500]
+
+
+@given(
+    entries=st.lists(st.lists(st.integers(-3, 3), min_size=12, max_size=12), min_size=1, max_size=4),
+    pruned=st.sampled_from([0.0, 0.1, 0.5, 0.7, 0.9, 0.99]),
+)
+def test_what_is_kept_is_what_a_stable_sort_puts_first(entries: list[list[int]], pruned: float) -> None:
+    value = np.array(entries, dtype=np.float32)
+    count = math.ceil((1 - Fraction(str(pruned))) * value.shape[1])
+    wanted = np.zeros_like(value)
+    for row, found in zip(value, wanted, strict=True):
+        first = np.argsort(-np.abs(row), kind="stable")[:count]
+        found[first] = row[first]
+    sent = released(MagnitudePruning(pruned=pruned), {"w": torch.from_numpy(value)})["w"]
+    assert np.array_equal(sent.numpy(), wanted)
+
+
+@pytest.mark.parametrize("broken", [1, 10, 40])
+def test_what_is_not_finite_is_not_hidden(broken: int) -> None:
+    value = torch.ones(1, 100)
+    value[0, :broken] = float("nan")
+    sent = released(MagnitudePruning(pruned=0.9), {"w": value})["w"]
+    assert sent[0, :broken].isnan().all()
 
 
 def test_signs_of_the_whole_update_and_zero_stays_zero() -> None:
