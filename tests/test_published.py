@@ -136,6 +136,7 @@ EXPERIMENTS = {
     "moving_weights": "",
     "variable_batch": "",
     "hybrid": "",
+    "defended_inverters": "",
     "out_of_distribution_inverters": "",
 }
 ELSEWHERE = {
@@ -147,6 +148,7 @@ ELSEWHERE = {
     "moving_weights": "inverters",
     "variable_batch": "inverters",
     "hybrid": "inverters",
+    "defended_inverters": "inverters",
     "out_of_distribution_inverters": "inverters",
 }
 """Where a table is that is not in experiments.md."""
