@@ -3,11 +3,13 @@
 import pytest
 import torch
 from helpers import batch_of, small_victim
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gibench.clients import FedSGD
 from gibench.errors import ImageRangeError, NonFiniteError, ShapeError, ThreatModelError
-from gibench.types import Batch, Observation, ThreatModel
+from gibench.types import Batch, Observation, ThreatModel, all_finite
 
 
 def images(value: float = 0.5, *, count: int = 2) -> torch.Tensor:
@@ -40,6 +42,20 @@ def make(pixels: torch.Tensor, labels: torch.Tensor | None = None) -> Batch:
 def test_images_that_are_not_pixels_are_refused(pixels: torch.Tensor, error: type[Exception]) -> None:
     with pytest.raises(error):
         make(pixels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@given(
+    entries=st.lists(
+        st.sampled_from([0.0, 1.0, -2.5, 6e4, -6e4, float("inf"), float("-inf"), float("nan")]), min_size=1, max_size=9
+    ),
+    largest=st.booleans(),
+)
+def test_all_finite_looks_at_every_entry(dtype: torch.dtype, entries: list[float], largest: bool) -> None:
+    tensor = torch.tensor(entries).to(dtype)
+    if largest:  # sums overflow
+        tensor = torch.where(tensor.abs() == 6e4, torch.full_like(tensor, torch.finfo(dtype).max), tensor)
+    assert all_finite(tensor) == bool(torch.isfinite(tensor).all())
 
 
 def test_labels_and_names_must_fit() -> None:
