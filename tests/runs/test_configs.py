@@ -64,6 +64,8 @@ SLOW = {  # the accuracy of ConvNet64; and what shortened is the same as small
     ("leaderboard_labels", "full"),
     ("leaderboard_perceptron", "small"),
     ("leaderboard_perceptron", "full"),
+    ("leaderboard_generators", "small"),
+    ("leaderboard_generators", "full"),
     ("leaderboard_exact", "small"),
     ("leaderboard_exact", "full"),
     ("second_order", "full"),
