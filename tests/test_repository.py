@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,15 @@ def test_hooks_run_the_linters_of_ci() -> None:
     assert local["repo"] == "local"
     for hook in local["hooks"]:
         assert hook["entry"].split(" --")[0] in ci
+
+
+def test_every_table_has_a_head(texts: dict[str, str]) -> None:
+    headless = []
+    for name, text in texts.items():
+        lines = text.splitlines() if name.endswith(".md") else []
+        for number, (before, line) in enumerate(pairwise(["", *lines, ""])):
+            if line.startswith("|") and not before.startswith("|"):
+                rule = lines[number + 1] if number + 1 < len(lines) else ""
+                if not re.fullmatch(r"\|(:?-+:?\|)+", rule) or rule.count("|") != len(re.findall(r"(?<!\\)\|", line)):
+                    headless.append(f"{name}:{number + 1}")
+    assert not headless
