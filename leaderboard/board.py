@@ -12,13 +12,14 @@ from leaderboard.rows import FloorRow, Row, Scenario, Section
 from leaderboard.schema import LEAST_IMAGES, Entry, Image, Yardstick
 from leaderboard.statistics import Clusters, all_pairs, mean, ranks, share
 from leaderboard.store import Stored, current
+from leaderboard.threat_models import position
 
 Scores = dict[tuple[int, str, int], float]
 
 
 def board(stored: Sequence[Stored]) -> list[Section]:
-    """Sections of the current revisions, in order of their names; the same for the same files."""
-    ordered = sorted(current(stored), key=lambda each: (each.identity[1], each.identity[0], *each.identity[2:]))
+    """Sections of the current revisions, the usual threat models first; the same for the same files."""
+    ordered = sorted(current(stored), key=_position)
     sections = []
     for name, members in groupby(ordered, key=lambda each: each.identity[1]):
         inside = list(members)
@@ -28,6 +29,11 @@ def board(stored: Sequence[Stored]) -> list[Section]:
         ]
         sections.append(Section(name=name, threat_model=inside[0].entry.threat_model, scenarios=scenarios))
     return sections
+
+
+def _position(each: Stored) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    data, threat_model, *rest = each.identity
+    return position(each.entry.threat_model), (threat_model, data, *rest)
 
 
 def scores(entry: Entry) -> Scores:

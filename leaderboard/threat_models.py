@@ -16,10 +16,10 @@ _HEADLINE = {
         "shared": "BatchNorm with shared statistics",
     },
     "labels": {
-        "none": "labels unknown",
+        "ordered": "labels known",
         "counts": "label counts known",
         "set": "set of labels known",
-        "ordered": "labels known",
+        "none": "labels unknown",
     },
     "update": {"gradient": "one gradient", "fedavg": "FedAvg"},
     "local_steps": {"known": "", "unknown": "local steps unknown"},
@@ -29,7 +29,7 @@ _HEADLINE = {
         "out_of_distribution": "other images, out of distribution",
         "in_distribution": "other images, in distribution",
     },
-    "defense": {"none": "no defense", "unknown": "unknown defense", "known": "known defense"},
+    "defense": {"none": "no defense", "known": "known defense", "unknown": "unknown defense"},
     "defense_randomness": {"unknown": "", "known": "its randomness known"},
 }
 
@@ -40,3 +40,9 @@ def headline(threat_model: ThreatModel) -> str:
     parts = [said[flags[flag]] for flag, said in _HEADLINE.items()]
     text = " · ".join(part for part in parts if part)
     return text[0].upper() + text[1:]
+
+
+def position(threat_model: ThreatModel) -> tuple[int, ...]:
+    """Where a threat model's table stands among the others: flag by flag as they are named above, the usual first."""
+    flags = threat_model.model_dump()
+    return tuple(list(said).index(flags[flag]) for flag, said in _HEADLINE.items())

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 
 from gibench.errors import ConfigurationError
 from gibench.report.words import signed
+from gibench.types import ThreatModel
 from leaderboard.board import board
 from leaderboard.exports import BEGIN, END, FLAT, bibtex, bibtex_key, fill_readme, readme_block
 from leaderboard.html import in_script
 from leaderboard.schema import Citation, Entry
 from leaderboard.site import MARK, Site, build
 from leaderboard.store import RESULTS, Stored, validate
+from leaderboard.threat_models import position
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -119,6 +122,21 @@ def test_rows_that_do_not_clear_their_floor_look_like_it() -> None:
     assert re.search(r'<tr class="attack silent" data-id="[^"]*--weak"', page)
     assert 'title="−' in page
     assert "no leak measured" in page
+
+
+def test_the_usual_threat_models_come_first() -> None:
+    usual = {"victim": "initial", "batch_norm": "absent"}
+    order = [
+        usual,
+        {**usual, "defense": "known"},
+        {**usual, "prior_data": "in_distribution"},
+        {**usual, "labels": "counts"},
+        {**usual, "labels": "none"},
+        {**usual, "victim": "converged"},
+    ]
+    models = [ThreatModel.model_validate(flags) for flags in order]
+    for shuffled in itertools.permutations(models):
+        assert sorted(shuffled, key=position) == models
 
 
 def test_a_row_of_few_images_has_no_rank() -> None:
