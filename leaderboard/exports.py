@@ -174,14 +174,12 @@ def _for_tex(text: str) -> str:
 
 
 def readme_block(sections: Sequence[Section]) -> str:
-    """The best rows of each scenario and its best floor, a table for each threat model, as the README shows them."""
+    """The best rows of each scenario and its best floor, as the README shows them: a table, and the others folded."""
     if not sections:
         return "No result is published yet."
     tables = []
     for section in sections:
         lines = [
-            f"**{headline(section.threat_model)}**",
-            "",
             "| scenario | attack | n | PSNR, dB | above floor, dB | recovered | labels | verified |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -189,7 +187,9 @@ def readme_block(sections: Sequence[Section]) -> str:
             best = [row for row in scenario.rows if row.rank is not None] or scenario.rows
             lines += [_markdown(scenario, row) for row in best[:TOP]]
             lines += [_markdown(scenario, floor) for floor in [row for row in scenario.floors if not row.oracle][:1]]
-        tables.append("\n".join(lines))
+        named, table = headline(section.threat_model), "\n".join(lines)
+        folded = f"<details>\n<summary>{named}</summary>\n\n{table}\n\n</details>"
+        tables.append(folded if tables else f"**{named}**\n\n{table}")
     return "\n\n".join(tables)
 
 
