@@ -177,7 +177,7 @@ def readme_block(sections: Sequence[Section]) -> str:
     """The best rows of each scenario and its best floor, as the README shows them: a table, and the others folded."""
     if not sections:
         return "No result is published yet."
-    tables = []
+    tables: list[str] = []
     for section in sections:
         lines = [
             "| scenario | attack | n | PSNR, dB | above floor, dB | recovered | labels | verified |",
