@@ -3,7 +3,6 @@
 import re
 import subprocess
 import tomllib
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,17 @@ def test_hooks_run_the_linters_of_ci() -> None:
 
 
 def test_every_table_has_a_head(texts: dict[str, str]) -> None:
-    headless = []
-    for name, text in texts.items():
-        lines = text.splitlines() if name.endswith(".md") else []
-        for number, (before, line) in enumerate(pairwise(["", *lines, ""])):
-            if line.startswith("|") and not before.startswith("|"):
-                rule = lines[number + 1] if number + 1 < len(lines) else ""
-                if not re.fullmatch(r"\|(:?-+:?\|)+", rule) or rule.count("|") != len(re.findall(r"(?<!\\)\|", line)):
-                    headless.append(f"{name}:{number + 1}")
-    assert not headless
+    tables = [
+        (name, table)
+        for name, text in texts.items()
+        if name.endswith(".md")
+        for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    ]
+    assert tables
+    assert not [(name, table[:80]) for name, table in tables if not headed(table)]
+
+
+def headed(table: str) -> bool:
+    """Whether a rule of as many columns follows the first line."""
+    head, rule, *_ = [*table.splitlines(), ""]
+    return bool(re.fullmatch(r"\|(:?-+:?\|)+", rule)) and rule.count("|") == len(re.findall(r"(?<!\\)\|", head))
